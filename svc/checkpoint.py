@@ -1,0 +1,364 @@
+"""Weight files: the only place that loads or saves tensors.
+
+Reading never runs code from a file: torch's weights-only unpickler, after a scan that lists every name the pickle asks
+for. Names that only carry bookkeeping (fairseq dictionaries, OmegaConf nodes) are replaced by inert stand-ins; any
+other name is refused and named (spec_encoders 5.2). Saves are atomic.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+import shutil
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from svc.atomic import atomic_path, make_folder
+from svc.errors import CheckpointError, MissingFileError, OutputError
+from svc.safe_pickle import forbidden_globals, stand_ins
+
+logger = logging.getLogger(__name__)
+
+_MAX_LISTED = 6  # tensors named in one error line
+
+
+def _explain(path: Path, error: BaseException, *, allow_inert: bool = False) -> CheckpointError:
+    """Say why a file could not be loaded: refused, or damaged."""
+    try:
+        refused = forbidden_globals(path, allow_inert=allow_inert)
+    except (OSError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError):
+        refused = []
+    if refused:
+        return CheckpointError(
+            f"{path}: refused: loading it would call {', '.join(refused[:3])}, which could run any "
+            "code; get the file from a source you trust, as plain tensors or .safetensors"
+        )
+    logger.debug("%s: %s: %s", path, type(error).__name__, error)
+    return CheckpointError(
+        f"{path}: not a readable checkpoint ({path.stat().st_size:,} bytes; truncated, damaged or "
+        "another format); copy or download it again"
+    )
+
+
+def _existing(path: str | Path) -> Path:
+    file = Path(path)
+    if not file.is_file():
+        raise MissingFileError(f"checkpoint {file} is not there; check the path")
+    return file
+
+
+def load_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
+    """Load a file of tensors and plain Python containers onto the CPU.
+
+    Args:
+        path: a `.pth`/`.pt` file, or `.safetensors` (returned as ``{"model": tensors, "metadata": texts}``).
+        mmap: map the tensors from disk instead of reading them (zip format only).
+
+    Returns:
+        The dictionary that was saved.
+
+    Raises:
+        MissingFileError: no such file.
+        CheckpointError: truncated, not a checkpoint, or refused because it asks for code to be run.
+    """
+    file = _existing(path)
+    if file.suffix == ".safetensors":
+        tensors, metadata = load_safetensors(file)
+        return {"model": tensors, "metadata": metadata}
+    return _load_mapping(file, mmap=mmap)
+
+
+def load_tensor(path: str | Path) -> Tensor:
+    """Load a file that holds one bare tensor onto the CPU. Raises MissingFileError or CheckpointError."""
+    file = _existing(path)
+    loaded = _load(file, mmap=False)
+    if not isinstance(loaded, Tensor):
+        raise CheckpointError(f"{file}: holds a {type(loaded).__name__}, not a tensor")
+    return loaded
+
+
+def _load(file: Path, *, mmap: bool, allow_inert: bool = False) -> Any:
+    try:
+        # mmap needs the zip container; the older stream format has none.
+        return torch.load(
+            file, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(file)
+        )
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        IndexError,
+        UnicodeDecodeError,
+        AssertionError,
+    ) as error:
+        # The list is long because the legacy reader trips over garbage in as many ways.
+        raise _explain(file, error, allow_inert=allow_inert) from error
+
+
+def _load_mapping(file: Path, *, mmap: bool, allow_inert: bool = False) -> dict[str, Any]:
+    loaded = _load(file, mmap=mmap, allow_inert=allow_inert)
+    if not isinstance(loaded, Mapping):
+        raise CheckpointError(
+            f"{file}: holds a {type(loaded).__name__}, not a dictionary of weights; is it the right file?"
+        )
+    return dict(loaded)
+
+
+def load_restricted(
+    path: str | Path, *, drop: Sequence[str] = ("last_optimizer_state",)
+) -> dict[str, Any]:
+    """Load a fairseq-type file without fairseq (spec_encoders 5).
+
+    Classes that only carry settings come back as inert stand-ins; the tensors are mapped from disk where the format
+    allows, so an optimizer state of a gigabyte is never read.
+
+    Args:
+        path: the file.
+        drop: top-level keys to forget at once.
+
+    Returns:
+        The dictionary that was saved, without the dropped keys.
+
+    Raises:
+        MissingFileError: no such file.
+        CheckpointError: truncated, or refused: it names a callable outside the list of harmless ones.
+    """
+    file = _existing(path)
+    try:
+        refused, replaced = forbidden_globals(file, allow_inert=True), stand_ins(file)
+    except (OSError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        raise _explain(file, error) from error
+    if refused:
+        raise _explain(file, pickle.UnpicklingError(f"it calls {refused[0]}"))
+    with torch.serialization.safe_globals(list(replaced)):
+        loaded = _load_mapping(file, mmap=True, allow_inert=True)
+    return {key: value for key, value in loaded.items() if key not in drop}
+
+
+def _tensor_bytes(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, Mapping):
+        return sum(map(_tensor_bytes, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(_tensor_bytes, value))
+    return 0
+
+
+def _check_space(path: Path, need: int) -> None:
+    free = shutil.disk_usage(make_folder(path.parent)).free
+    if free < need * 1.02 + 1_000_000:
+        raise OutputError(
+            f"cannot write {path}: it needs {need / 1e6:.0f} MB and the disk has {free / 1e6:.0f} MB "
+            "free; free some space and run the command again"
+        )
+
+
+def save_checkpoint(obj: Mapping[str, Any], path: str | Path) -> None:
+    """Save a dictionary in torch's zip format: space is checked first, the old file stays until the new one is whole.
+
+    Raises:
+        OutputError: full disk, read-only folder.
+    """
+    _save(dict(obj), Path(path))
+
+
+def save_tensor(tensor: Tensor, path: str | Path) -> None:
+    """Save one bare tensor, on the CPU and without surplus storage, atomically. Raises OutputError."""
+    _save(tensor.detach().cpu().contiguous().clone(), Path(path))
+
+
+def _save(obj: Any, file: Path) -> None:
+    _check_space(file, _tensor_bytes(obj))
+    with atomic_path(file) as temporary:
+        try:
+            torch.save(obj, temporary)
+        except RuntimeError as error:
+            # torch reports a failing write as a RuntimeError, without errno.
+            raise OutputError(
+                f"cannot write {file}: {str(error).splitlines()[0]}; is the disk full?"
+            ) from error
+
+
+def load_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Load a `.safetensors` file onto the CPU; returns tensors and metadata. Raises CheckpointError."""
+    from safetensors import SafetensorError, safe_open
+
+    file = _existing(path)
+    try:
+        with safe_open(str(file), framework="pt", device="cpu") as handle:
+            names = list(handle.keys())
+            return {name: handle.get_tensor(name) for name in names}, handle.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{file}: not a readable .safetensors file ({error}); copy or download it again"
+        ) from error
+
+
+def save_safetensors(
+    state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Save tensors as `.safetensors`, atomically. Shared tensors are written once per name. Raises OutputError."""
+    from safetensors.torch import save_file
+
+    file = Path(path)
+    _check_space(file, _tensor_bytes(state))
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    with atomic_path(file) as temporary:
+        save_file(own, str(temporary), metadata=dict(metadata or {}))
+
+
+def _listing(lines: Iterable[str]) -> str:
+    items = list(lines)
+    shown = "; ".join(items[:_MAX_LISTED])
+    return shown + (f"; and {len(items) - _MAX_LISTED} more" if len(items) > _MAX_LISTED else "")
+
+
+def _starts(name: str, prefixes: Sequence[str]) -> bool:
+    return any(name.startswith(prefix) for prefix in prefixes)
+
+
+def load_state(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    what: str,
+    allow_missing: Sequence[str] = (),
+    allow_unexpected: Sequence[str] = (),
+    hint: str = "",
+) -> None:
+    """Copy tensors into a module; every tensor must match, or nothing is loaded.
+
+    Args:
+        module: the module to fill; half-precision tensors are up-cast to its dtype.
+        state: tensors by name.
+        what: the file, for messages.
+        allow_missing: name prefixes the file may lack.
+        allow_unexpected: name prefixes the module may lack.
+        hint: the likely cause of a mismatch and what to do.
+
+    Raises:
+        CheckpointError: names the tensors, both shapes, and the hint.
+    """
+    own = module.state_dict()
+    wrong = [
+        f"{name} is {list(state[name].shape)} in the file and {list(tensor.shape)} in the model"
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    missing = [name for name in own if name not in state and not _starts(name, allow_missing)]
+    surplus = [name for name in state if name not in own and not _starts(name, allow_unexpected)]
+    problems = []
+    if wrong:
+        problems.append(_listing(wrong))
+    if missing:
+        problems.append(f"missing in the file: {_listing(missing)}")
+    if surplus:
+        problems.append(f"unknown to the model: {_listing(surplus)}")
+    if problems:
+        ending = f". {hint}" if hint else ""
+        raise CheckpointError(f"{what} does not fit the model: {'. '.join(problems)}{ending}")
+    module.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
+
+
+def strip_prefix(state: Mapping[str, Tensor], prefix: str = "module.") -> dict[str, Tensor]:
+    """Remove the prefix that data-parallel wrappers leave on every name."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+
+
+def rename(name: str, rules: Iterable[tuple[re.Pattern[str], str]]) -> str:
+    """Return a tensor's name after the first rule (pattern, replacement) that matches it."""
+    for pattern, replacement in rules:
+        renamed, count = pattern.subn(replacement, name)
+        if count:
+            return renamed
+    return name
+
+
+def classic_weight_norm_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename ``parametrizations.weight.original0/1`` to ``weight_g/weight_v`` (spec_core 2.2)."""
+    endings = {
+        "parametrizations.weight.original0": "weight_g",
+        "parametrizations.weight.original1": "weight_v",
+    }
+    pattern = re.compile("|".join(re.escape(ending) for ending in endings))
+    return {
+        pattern.sub(lambda m: endings[m.group()], name): tensor for name, tensor in state.items()
+    }
+
+
+def fold_weight_norm(state: Mapping[str, Tensor], *, dim: int = 0) -> dict[str, Tensor]:
+    """Replace each pair ``weight_g``, ``weight_v`` by ``weight`` = g · v / ‖v‖.
+
+    Args:
+        state: tensors by name, with classic or parametrised names.
+        dim: the axis the norm keeps (0 everywhere but in HuBERT's positional convolution, where it is 2).
+
+    Returns:
+        The state with plain weights.
+    """
+    classic = classic_weight_norm_keys(state)
+    folded: dict[str, Tensor] = {}
+    for name, tensor in classic.items():
+        if name.endswith("weight_g") and name[:-1] + "v" in classic:
+            continue
+        if name.endswith("weight_v") and name[:-1] + "g" in classic:
+            axes = tuple(axis for axis in range(tensor.dim()) if axis != dim)
+            norm = torch.linalg.vector_norm(tensor.float(), dim=axes, keepdim=True)
+            gain = classic[name[:-1] + "g"].float().view_as(norm)
+            folded[name[:-2]] = (tensor.float() * (gain / norm)).to(tensor.dtype)
+        else:
+            folded[name] = tensor
+    return folded
+
+
+def step_of(path: str | Path) -> int | None:
+    """Return the step in a name like ``G_800.pth``, or None for any other name."""
+    match = re.fullmatch(r"[GD]_(\d+)\.pth", Path(path).name)
+    return int(match.group(1)) if match else None
+
+
+def list_checkpoints(run_dir: str | Path, kind: str) -> list[Path]:
+    """Return the files ``<kind>_<step>.pth`` of a run, oldest step first."""
+    folder = Path(run_dir)
+    if not folder.is_dir():
+        return []
+    pattern = re.compile(rf"{re.escape(kind)}_(\d+)\.pth")
+    found = [(int(m.group(1)), p) for p in folder.iterdir() if (m := pattern.fullmatch(p.name))]
+    return [path for _, path in sorted(found)]
+
+
+def find_latest(run_dir: str | Path, kind: str) -> Path | None:
+    """Return the checkpoint of a run with the highest step, or None."""
+    files = list_checkpoints(run_dir, kind)
+    return files[-1] if files else None
+
+
+def prune(run_dir: str | Path, kind: str, keep: int) -> list[Path]:
+    """Delete all but the `keep` newest checkpoints by step; step 0 (a base model) always stays.
+
+    Args:
+        run_dir: folder of the run.
+        kind: "G" or "D"; only names ``<kind>_<digits>.pth`` are touched.
+        keep: how many to keep; 0 keeps all.
+
+    Returns:
+        The deleted files.
+    """
+    if keep <= 0:
+        return []
+    old = [path for path in list_checkpoints(run_dir, kind) if step_of(path) != 0][:-keep]
+    for path in old:
+        path.unlink(missing_ok=True)
+    return old

@@ -1,0 +1,81 @@
+"""Arguments that several sub-commands share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add_argument(
+    parser: argparse._ActionsContainer, *names: str, **options: Any
+) -> argparse.Action:
+    """Add an argument whose long flags work with hyphens and with underscores.
+
+    The original's scripts spell ``--clean_names``; most tools today spell ``--clean-names``. Both are accepted, and the
+    value is stored under the underscore name.
+
+    Args:
+        parser: a parser or an argument group.
+        names: flags as for `argparse`, long ones spelt with underscores.
+        options: passed on to `argparse`.
+
+    Returns:
+        The action.
+    """
+    spellings: list[str] = []
+    for name in names:
+        spellings.append(name)
+        if name.startswith("--") and "_" in name:
+            spellings.append("--" + name[2:].replace("_", "-"))
+    return parser.add_argument(*spellings, **options)
+
+
+def add_device(parser: argparse._ActionsContainer) -> None:
+    """Add ``-d/--device``."""
+    add_argument(
+        parser,
+        "-d",
+        "--device",
+        default=None,
+        metavar="NAME",
+        help="cpu, cuda, cuda:1, mps, xpu; default: the best one there is",
+    )
+
+
+def add_seed(parser: argparse._ActionsContainer, default: int | None) -> None:
+    """Add ``--seed``."""
+    text = f"default: {default}" if default is not None else "default: the config's"
+    add_argument(
+        parser,
+        "--seed",
+        type=int,
+        default=default,
+        metavar="N",
+        help=f"start of every random draw; the same seed gives the same result ({text})",
+    )
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Help that lists each flag once: the underscore spelling stands for both."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=100)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        shown = [
+            name
+            for name in action.option_strings
+            if not (
+                name.startswith("--")
+                and name[2:].replace("-", "_") != name[2:]
+                and "--" + name[2:].replace("-", "_") in action.option_strings
+            )
+        ]
+        value = (
+            ""
+            if action.nargs == 0
+            else " " + self._format_args(action, self._get_default_metavar_for_optional(action))
+        )
+        return ", ".join(shown) + value

@@ -1,0 +1,197 @@
+"""`svc preprocess`: file lists, configs and features of a data set."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from svc.cli.options import add_argument, add_device, add_seed
+from svc.cli.progress import progress_bar
+from svc.cli.report import count, left_out
+from svc.config import F0_PREDICTORS
+
+if TYPE_CHECKING:
+    from svc.dataset.preprocess import PreprocessOptions, PreprocessReport
+
+NAME = "preprocess"
+HELP = "file lists, configs and features of a dataset"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags (spec_core 6.3 and 6.4, and ours)."""
+    add_argument(
+        parser,
+        "--stage",
+        choices=("all", "config", "features"),
+        default="all",
+        help="config: check the clips, write file lists, config.json and diffusion.yaml; features: "
+        "compute what is absent or out of date for the config there is (default: all)",
+    )
+    add_argument(
+        parser,
+        "--source_dir",
+        "--in_dir",
+        dest="source_dir",
+        type=Path,
+        default=Path("dataset/44k"),
+        metavar="DIR",
+        help="one sub-folder of clips per voice (default: dataset/44k)",
+    )
+    _add_config_arguments(parser.add_argument_group("file lists and configs"))
+    _add_feature_arguments(parser.add_argument_group("features"))
+
+
+def _add_config_arguments(group: argparse._ArgumentGroup) -> None:
+    add_argument(
+        group,
+        "--train_list",
+        type=Path,
+        default=Path("filelists/train.txt"),
+        metavar="FILE",
+        help="default: filelists/train.txt",
+    )
+    add_argument(
+        group,
+        "--val_list",
+        type=Path,
+        default=Path("filelists/val.txt"),
+        metavar="FILE",
+        help="two clips per voice, never the last one (default: filelists/val.txt)",
+    )
+    add_argument(
+        group,
+        "-c",
+        "--config",
+        type=Path,
+        default=Path("configs/config.json"),
+        metavar="FILE",
+        help="config to write, or to read for --stage features; diffusion.yaml lies beside it "
+        "(default: configs/config.json)",
+    )
+    add_argument(
+        group,
+        "--template",
+        metavar="NAME",
+        help="config to start from: template.json, template_tiny.json, template_quick.json or a "
+        "path (default: template.json)",
+    )
+    add_argument(
+        group,
+        "--speech_encoder",
+        metavar="NAME",
+        help="content encoder: vec768l12, vec256l9, whisper-ppg, whisper-ppg-tiny (needs no "
+        "download), ... (default: the template's, vec768l12)",
+    )
+    add_argument(
+        group,
+        "--encoder_path",
+        type=Path,
+        metavar="FILE",
+        help="weight file of the encoder, when it is not the usual one in pretrain/",
+    )
+    add_argument(
+        group, "--vol_aug", action="store_true", help="volume embedding and volume augmentation"
+    )
+    add_argument(group, "--tiny", action="store_true", help="the smaller model")
+    add_seed(group, 1234)
+
+
+def _add_feature_arguments(group: argparse._ArgumentGroup) -> None:
+    add_device(group)
+    add_argument(
+        group,
+        "--f0_predictor",
+        choices=F0_PREDICTORS,
+        default="fcpe",
+        help="rmvpe (the original's default) and crepe come in a later release (default: fcpe)",
+    )
+    add_argument(
+        group, "--f0_min", type=float, default=50.0, metavar="HZ", help="lowest pitch (default: 50)"
+    )
+    add_argument(
+        group,
+        "--f0_max",
+        type=float,
+        default=1100.0,
+        metavar="HZ",
+        help="highest pitch (default: 1100)",
+    )
+    add_argument(
+        group,
+        "--num_processes",
+        "--jobs",
+        dest="num_processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes, each with an encoder of its own; 0 = one per CPU (default: 1)",
+    )
+    add_argument(
+        group,
+        "--use_diff",
+        action="store_true",
+        help="features of the diffusion model (not in this version yet)",
+    )
+    add_argument(
+        group,
+        "--spec_cache",
+        action="store_true",
+        help="write .spec.pt too, for training with the original program; svc train computes "
+        "spectrograms anew, which is faster than reading 3.5 MB per 10 s of audio from a disk",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepare the data set; returns 0, or 1 when a clip could not be used."""
+    from svc.dataset.configs import ConfigOptions
+    from svc.dataset.preprocess import PreprocessOptions, preprocess
+
+    options = PreprocessOptions(
+        in_dir=args.source_dir,
+        configs=ConfigOptions(
+            config_path=args.config,
+            train_list=args.train_list,
+            val_list=args.val_list,
+            template=args.template,
+            speech_encoder=args.speech_encoder,
+            encoder_path=args.encoder_path,
+            vol_aug=args.vol_aug,
+            tiny=args.tiny,
+        ),
+        stage=args.stage,
+        seed=args.seed,
+        f0_predictor=args.f0_predictor,
+        f0_min=args.f0_min,
+        f0_max=args.f0_max,
+        device=args.device,
+        jobs=args.num_processes,
+        use_diff=args.use_diff,
+        spec_cache=args.spec_cache,
+    )
+    with progress_bar("check") as checking, progress_bar("features") as extracting:
+        report = preprocess(options, extracting, check_progress=checking)
+    _print_report(report, options)
+    return 1 if report.left_out else 0
+
+
+def _print_report(report: PreprocessReport, options: PreprocessOptions) -> None:
+    for item in report.left_out:
+        print(left_out(item.path, item.reason))
+    for note in report.notes:
+        print(f"note: {note}")
+    for name, speaker in report.speakers.items():
+        print(
+            f"{name} (id {speaker.speaker_id}): {speaker.train} training and "
+            f"{speaker.validation} validation clips, {speaker.seconds / 60:.1f} min"
+        )
+    if options.stage != "features":
+        lists = options.configs
+        print(
+            f"wrote {lists.train_list}, {lists.val_list}, {lists.config_path}, "
+            f"{lists.diffusion_path}"
+        )
+    if options.stage != "config":
+        print(f"features: {count(report.computed, 'clip')} computed, {report.fresh} up to date")
+    if report.left_out:
+        print(f"{count(len(report.left_out), 'clip')} left out")

@@ -1,0 +1,43 @@
+"""Typed config files: `config.json` (synthesizer) and `diffusion.yaml`. Imports no torch."""
+
+from __future__ import annotations
+
+from svc.config.diffusion import (
+    DiffusionConfig,
+    load_diffusion_config,
+    new_diffusion_config,
+    save_diffusion_config,
+)
+from svc.config.synthesizer import (
+    F0_PREDICTORS,
+    SPEECH_ENCODER_DIMS,
+    VOCODER_NAMES,
+    DataConfig,
+    ModelConfig,
+    SvcConfig,
+    TrainConfig,
+    load_config,
+    new_config,
+    parse_config,
+    save_config,
+)
+from svc.config.templates import find_template
+
+__all__ = [
+    "F0_PREDICTORS",
+    "SPEECH_ENCODER_DIMS",
+    "VOCODER_NAMES",
+    "DataConfig",
+    "DiffusionConfig",
+    "ModelConfig",
+    "SvcConfig",
+    "TrainConfig",
+    "find_template",
+    "load_config",
+    "load_diffusion_config",
+    "new_config",
+    "new_diffusion_config",
+    "parse_config",
+    "save_config",
+    "save_diffusion_config",
+]

@@ -1,0 +1,10 @@
+"""Conversion: songs in, the same songs sung by another voice out."""
+
+from __future__ import annotations
+
+from svc.conversion.converter import Converter
+from svc.conversion.files import Job, Outcome, convert_files, plan_jobs
+from svc.conversion.options import InferOptions
+from svc.conversion.voice import Voice
+
+__all__ = ["Converter", "InferOptions", "Job", "Outcome", "Voice", "convert_files", "plan_jobs"]

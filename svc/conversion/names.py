@@ -1,0 +1,188 @@
+"""Files by name: which song and which voice the user means, and what a result is called."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from svc.audio.io import AUDIO_SUFFIXES, list_audio
+from svc.checkpoint import find_latest
+from svc.conversion.options import InferOptions
+from svc.errors import AudioError, ConfigError, MissingFileError
+
+RUN_DIR = Path("logs/44k")
+RAW_DIR = Path("raw")
+OUTPUT_DIR = Path("results")
+WAV_FORMATS = ("flac", "wav", "ogg", "mp3")
+
+MAX_NAME_BYTES = 200  # file systems allow 255; the temporary file beside the result needs some
+_FORBIDDEN = re.compile(r"[/\\\x00-\x1f\x7f]+")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input file.
+
+    Attributes:
+        name: what results are named after.
+        path: where it is.
+    """
+
+    name: str
+    path: Path
+
+
+def find_sources(name: str, raw_dir: Path = RAW_DIR) -> list[Source]:
+    """Find the files behind one name of `-n`.
+
+    A name is looked up under `raw_dir` first, as in so-vits-svc 4.1 (spec_core 8.7), then as a path
+    of its own. A name without a suffix may stand for `<name>.wav`, or for a file of any other audio
+    suffix. A folder stands for the audio files in it.
+
+    Args:
+        name: a name or path.
+        raw_dir: the folder of songs.
+
+    Returns:
+        One source, or all those of a folder, sorted.
+
+    Raises:
+        MissingFileError: there is no such file; names like it in `raw_dir` are shown.
+        AudioError: a folder without audio files.
+    """
+    if not name.strip():
+        raise MissingFileError('an empty name was given with -n; give a file name, e.g. "song.wav"')
+    for parent in (raw_dir, Path()):
+        found = _existing_file(parent / name)
+        if found is not None:
+            # Under raw/ the name as given, as the original does; elsewhere the folders of a path
+            # say nothing.
+            given = Path(name)
+            inside = parent == raw_dir and not given.is_absolute() and ".." not in given.parts
+            return [Source(name if inside else found.name, found)]
+    for parent in (raw_dir, Path()):
+        folder = parent / name
+        if _is_folder(folder):
+            paths = list_audio(folder)
+            if not paths:
+                raise AudioError(
+                    f"the folder {folder} holds no audio files; known suffixes: "
+                    f"{' '.join(sorted(AUDIO_SUFFIXES))}"
+                )
+            return [Source(path.name, path) for path in paths]
+    near = difflib.get_close_matches(name, _names_in(raw_dir), n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise MissingFileError(f"no audio file {name}: it is neither in {raw_dir}/ nor a path{hint}")
+
+
+def _existing_file(path: Path) -> Path | None:
+    try:
+        if path.is_file():
+            return path
+        if path.suffix.lower() in AUDIO_SUFFIXES:
+            return None
+        for suffix in (".wav", *sorted(AUDIO_SUFFIXES - {".wav"})):
+            candidate = path.with_name(path.name + suffix)
+            if candidate.is_file():
+                return candidate
+    except (OSError, ValueError):  # too long for the file system, a NUL inside, no permission
+        return None
+    return None
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return [path.name for path in list_audio(folder)]
+    except (MissingFileError, OSError):
+        return []
+
+
+def find_model(
+    model_path: str | Path | None, config_path: str | Path | None, run_dir: Path = RUN_DIR
+) -> tuple[Path, Path]:
+    """Find a voice, where `svc train` leaves it if nothing is given.
+
+    Args:
+        model_path: a checkpoint; None = the one with the highest step in `run_dir`.
+        config_path: its config; None = `config.json` beside it.
+        run_dir: folder of the default voice.
+
+    Returns:
+        Checkpoint and config, both existing files.
+
+    Raises:
+        MissingFileError: one of them is not there; says what to give.
+    """
+    if model_path is None:
+        latest = find_latest(run_dir, "G")
+        if latest is None:
+            raise MissingFileError(
+                f"no checkpoint G_*.pth in {run_dir}: train a voice with  svc train, "
+                "or name one with -m"
+            )
+        model = latest
+    else:
+        model = Path(model_path)
+        if not model.is_file():
+            raise MissingFileError(f"the model {model} is not there; check -m")
+    config = model.parent / "config.json" if config_path is None else Path(config_path)
+    if not config.is_file():
+        hint = "check -c" if config_path is not None else "name the config of this model with -c"
+        raise MissingFileError(f"the config {config} is not there; {hint}")
+    return model, config
+
+
+def wav_format(text: str) -> str:
+    """Return the output format meant by `-wf`: one of `WAV_FORMATS`. Raises ConfigError."""
+    name = text.strip().lower().removeprefix(".")
+    if name not in WAV_FORMATS:
+        raise ConfigError(f'-wf/--wav_format "{text}" is unknown: choose {", ".join(WAV_FORMATS)}')
+    return name
+
+
+def result_name(
+    source: str, speaker: str, options: InferOptions, f0_name: str, suffix: str, *, copy: int = 1
+) -> str:
+    """Name a result as so-vits-svc 4.1 does: ``song.wav_0key_alice_sovits_pm.flac``.
+
+    See spec_core 8.7; the parts are input, transposition, voice, "sovits", F0 predictor, format.
+
+    Args:
+        source: name of the input, with its suffix.
+        speaker: name of the voice.
+        options: transposition, or that the melody is predicted.
+        f0_name: the F0 predictor.
+        suffix: output format without a dot.
+        copy: 2, 3, ... tell inputs of the same name in different folders apart.
+
+    Returns:
+        A name of at most 200 bytes without path separators; a name that is too long keeps its end
+        and gets a checksum.
+    """
+    key = "auto" if options.auto_f0 else f"{options.transpose:g}key"
+    clean = _FORBIDDEN.sub("_", source)
+    number = f"({copy})" if copy > 1 else ""
+    voice = _FORBIDDEN.sub("_", speaker)
+    ending = f"_sovits_{_FORBIDDEN.sub('_', f0_name)}.{suffix}"
+    voice = _shorten(voice, MAX_NAME_BYTES // 3)
+    tail = f"{number}_{key}_{voice}{ending}"
+    return _shorten(clean, MAX_NAME_BYTES - len(tail.encode())) + tail
+
+
+def _shorten(text: str, n_bytes: int) -> str:
+    """Cut a text to `n_bytes` of UTF-8; a checksum keeps texts with the same start apart."""
+    raw = text.encode("utf-8", "surrogateescape")
+    if len(raw) <= n_bytes:
+        return text
+    mark = "~" + hashlib.sha256(raw).hexdigest()[:8]
+    return raw[: n_bytes - len(mark)].decode("utf-8", "ignore") + mark

@@ -1,0 +1,72 @@
+"""What a listener chooses for one conversion. No torch here: a wrong flag is answered at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from svc.errors import ConfigError
+
+DEFAULT_SEED = 52468
+"""Seed of the original's inference (spec_core 2.9), used for every stretch of audio alike."""
+
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class InferOptions:
+    """Settings of one conversion; defaults as in so-vits-svc 4.1 (spec_core 8.7).
+
+    Raises:
+        ConfigError: a value is out of its range; the message names the flag.
+    """
+
+    transpose: float = 0.0  # semitones added to the melody (-t)
+    auto_f0: bool = False  # predict the melody instead of following the source's (-a)
+    noise_scale: float = 0.4  # standard deviation of the prior's noise, 0 = none (-ns)
+    slice_db: float = -40.0  # dBFS below which audio counts as silence (-sd)
+    clip_seconds: float = 0.0  # forced cuts every so many seconds, 0 = cut at silences only (-cl)
+    crossfade_seconds: float = 0.0  # overlap of forced cuts; no effect without clip_seconds (-lg)
+    crossfade_retain: float = 0.75  # share of the overlap that is faded, in (0, 1] (-lgr)
+    pad_seconds: float = 0.5  # context rendered on both sides of every stretch, then cut off (-p)
+    loudness_envelope: float = 1.0  # 1 = keep the model's loudness, 0 = impose the source's (-lea)
+    max_chunk_seconds: float | None = None  # longest stretch without a cut; 0 = unlimited,
+    # None = what the speech encoder is at home with: bounds memory, keeps units as in training
+    seed: int = DEFAULT_SEED
+
+    def __post_init__(self) -> None:
+        _check("-t/--trans", self.transpose, -60.0, 60.0, "semitones")
+        _check("-ns/--noise_scale", self.noise_scale, 0.0, 10.0)
+        _check("-sd/--slice_db", self.slice_db, -200.0, 0.0, "dBFS")
+        _check("-cl/--clip", self.clip_seconds, 0.0, 3600.0, "seconds")
+        _check("-lg/--linear_gradient", self.crossfade_seconds, 0.0, 3600.0, "seconds")
+        _check("-lgr/--linear_gradient_retain", self.crossfade_retain, 0.0, 1.0)
+        _check("-p/--pad_seconds", self.pad_seconds, 0.0, 60.0, "seconds")
+        _check("-lea/--loudness_envelope_adjustment", self.loudness_envelope, 0.0, 1.0)
+        longest = self.max_chunk_seconds or 0.0
+        _check("--max_chunk", longest, 0.0, 3600.0, "seconds")
+        if self.crossfade_retain == 0.0:
+            raise ConfigError("-lgr/--linear_gradient_retain is 0: give more than 0, at most 1")
+        if 0.0 < self.clip_seconds < 0.1:
+            raise ConfigError(
+                f"-cl/--clip is {self.clip_seconds:g} seconds: give 0 (cut at silences only) "
+                "or at least 0.1"
+            )
+        if 0.0 < longest < 1.0:
+            raise ConfigError(
+                f"--max_chunk is {longest:g} seconds: give 0 (no limit) or at least 1"
+            )
+        if self.clip_seconds > 0.0 and self.crossfade_seconds > self.clip_seconds:
+            raise ConfigError(
+                f"-lg/--linear_gradient ({self.crossfade_seconds:g} s) is longer than "
+                f"-cl/--clip ({self.clip_seconds:g} s): the overlap must fit into one clip"
+            )
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ConfigError(f"--seed is {self.seed}: give a whole number from 0 to {MAX_SEED}")
+
+
+def _check(flag: str, value: float, low: float, high: float, unit: str = "") -> None:
+    if not math.isfinite(value) or not low <= value <= high:
+        raise ConfigError(
+            f"{flag} is {value:g}: give a number from {low:g} to {high:g} {unit}".rstrip()
+        )

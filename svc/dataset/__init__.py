@@ -1,0 +1,1 @@
+"""From recordings to features: slicing, resampling, file lists, configs, feature files."""

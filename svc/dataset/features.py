@@ -1,0 +1,348 @@
+"""The feature files beside a recording: the one place that knows their names, shapes and freshness.
+
+so-vits-svc 4.1 layout, spec_core 6.4: for ``a.wav``
+
+=====================  =====================================================================
+``a.wav.soft.pt``      units, torch float32 (1, C, S)
+``a.wav.f0.npy``       f0 in Hz (filled through unvoiced frames) and uv (1 = voiced), (2, N)
+``a.wav.vol.npy``      volume, linear RMS per frame, float32 (N,)
+``a.spec.pt``          linear spectrogram, torch float32 (F, N); optional
+``a.wav.meta.json``    ours: the settings of each part; size, time and hash of the recording
+=====================  =====================================================================
+
+N = samples // hop_length. Files of the original are read too; it keeps F0 as a pickled object
+array, which goes through a reader that takes nothing but floats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from svc.atomic import atomic_path, output_error, write_text
+from svc.config import SvcConfig
+from svc.dataset.old_arrays import read_array
+from svc.dataset.tensor_files import load_tensor, save_tensor
+from svc.errors import DatasetError, MissingFileError
+
+META_VERSION = 1
+PARTS = ("units", "f0", "volume", "spec")
+_ADVICE = "run  svc preprocess --stage features"
+
+PartSettings = dict[str, str | int | float | None]
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """What the features of a recording depend on, apart from the recording."""
+
+    speech_encoder: str
+    sampling_rate: int  # Hz
+    hop_length: int  # samples
+    filter_length: int = 2048  # n_fft of the spectrogram
+    win_length: int = 2048  # samples
+    encoder_file: str | None = None  # hash of a weight file other than the encoder's own
+    f0_predictor: str = "fcpe"
+    f0_min: float = 50.0  # Hz
+    f0_max: float = 1100.0  # Hz
+
+    def of(self, part: str) -> PartSettings:
+        """Return the settings one part depends on, as they stand in the side-car."""
+        frames: PartSettings = {
+            "sampling_rate": self.sampling_rate,
+            "hop_length": self.hop_length,
+        }
+        if part == "units":
+            # Units depend on the recording's rate only through resampling to 16 kHz, which the
+            # file's own hash covers.
+            return {"speech_encoder": self.speech_encoder, "encoder_file": self.encoder_file}
+        if part == "f0":
+            return {
+                "f0_predictor": self.f0_predictor,
+                "f0_min": self.f0_min,
+                "f0_max": self.f0_max,
+                **frames,
+            }
+        if part == "spec":
+            return {"filter_length": self.filter_length, "win_length": self.win_length, **frames}
+        return frames
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """Features of one recording, float32 tensors on the CPU."""
+
+    units: Tensor  # (C, S), C = width of the encoder, S about 50 per second
+    f0: Tensor  # (N,) Hz, filled through unvoiced frames
+    uv: Tensor  # (N,) 1 = voiced
+    volume: Tensor | None = None  # (N,) linear RMS
+    spec: Tensor | None = None  # (F, N) magnitude
+
+
+@dataclass(frozen=True)
+class FeaturePaths:
+    """Where the features of one recording lie."""
+
+    units: Path
+    f0: Path
+    volume: Path
+    spec: Path
+    meta: Path
+
+    @classmethod
+    def of(cls, wav: Path) -> FeaturePaths:
+        """Return the paths for a recording; only the last suffix is replaced (spec_core 10, D5)."""
+
+        def beside(ending: str) -> Path:
+            return wav.with_name(wav.name + ending)
+
+        # "a.WAV" keeps its suffix, or it would share a spectrogram with "a.wav".
+        spec = wav.with_suffix(".spec.pt") if wav.suffix == ".wav" else beside(".spec.pt")
+        return cls(
+            units=beside(".soft.pt"),
+            f0=beside(".f0.npy"),
+            volume=beside(".vol.npy"),
+            spec=spec,
+            meta=beside(".meta.json"),
+        )
+
+    def old_spec(self, wav: Path) -> Path:
+        """Return the spectrogram's path by the original's rule, which replaces every ".wav" in the
+        path.
+        """
+        return Path(str(wav).replace(".wav", ".spec.pt"))
+
+
+def file_hash(path: Path) -> str:
+    """Return the BLAKE2b hash of a file's content, 128 bits in hexadecimal."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _fingerprint(wav: Path, *, with_hash: bool) -> dict[str, Any]:
+    stat = wav.stat()
+    found: dict[str, Any] = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    if with_hash:
+        found["blake2b"] = file_hash(wav)
+    return found
+
+
+def _same_recording(wav: Path, recorded: Any) -> bool:
+    """Compare size and time; where only the time differs (a copied data set) the content
+    decides.
+    """
+    if not isinstance(recorded, Mapping):
+        return False
+    quick = _fingerprint(wav, with_hash=False)
+    if quick["size"] != recorded.get("size"):
+        return False
+    if quick["mtime_ns"] == recorded.get("mtime_ns"):
+        return True
+    return bool(_fingerprint(wav, with_hash=True)["blake2b"] == recorded.get("blake2b"))
+
+
+def _read_meta(path: Path) -> dict[str, Any] | None:
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(meta, dict) or meta.get("version") != META_VERSION:
+        return None
+    return meta
+
+
+class FeatureCache:
+    """Saves and loads the feature files of recordings.
+
+    Args:
+        settings: what the features are, or have to be, made with.
+    """
+
+    def __init__(self, settings: FeatureSettings) -> None:
+        self.settings = settings
+
+    @classmethod
+    def from_config(cls, config: SvcConfig) -> FeatureCache:
+        """Return a cache to load from: what the config says about encoder, rate and hop is checked
+        on loading.
+        """
+        return cls(
+            FeatureSettings(
+                speech_encoder=config.model.speech_encoder,
+                sampling_rate=config.data.sampling_rate,
+                hop_length=config.data.hop_length,
+                filter_length=config.data.filter_length,
+                win_length=config.data.win_length,
+            )
+        )
+
+    def stale(self, wav: Path, parts: tuple[str, ...] = ("units", "f0", "volume")) -> set[str]:
+        """Return which parts have to be (re)computed: absent, made with other settings or from
+        another recording.
+
+        Files without a side-car, like those of the original, count as stale: nothing says what made
+        them (spec_core 10, D6).
+        """
+        paths, meta = FeaturePaths.of(wav), _read_meta(FeaturePaths.of(wav).meta)
+        if meta is None or not _same_recording(wav, meta.get("wav")):
+            return set(parts)
+        return {
+            part
+            for part in parts
+            if meta.get(part) != self.settings.of(part) or not getattr(paths, part).is_file()
+        }
+
+    def is_fresh(self, wav: Path, parts: tuple[str, ...] = ("units", "f0", "volume")) -> bool:
+        """Return whether all these parts are there and up to date."""
+        return not self.stale(wav, parts)
+
+    def save(self, wav: Path, **parts: Tensor) -> None:
+        """Save parts of the features and note their settings; parts not given stay if they are up
+        to date.
+
+        Args:
+            wav: the recording; its files are written beside it.
+            **parts: ``units`` (C, S) or (1, C, S); ``f0`` (2, N) with uv as second row; ``volume``
+                (N,); ``spec`` (F, N).
+
+        Raises:
+            DatasetError: a value is not finite.
+            OutputError: a file cannot be written.
+        """
+        paths = FeaturePaths.of(wav)
+        for part, value in parts.items():
+            if part not in PARTS:
+                raise ValueError(f"no feature part {part!r}; known: {PARTS}")
+            if value.numel() == 0 or not bool(torch.isfinite(value).all()):
+                raise DatasetError(
+                    f"{wav}: its {part} came out empty or not finite; listen to the recording and "
+                    "replace it"
+                )
+        kept = {part for part in PARTS if part not in self.stale(wav, PARTS)} - parts.keys()
+        # Without a side-car nothing is fresh, so a crash between two files never leaves a mixed set
+        # that looks whole.
+        try:
+            paths.meta.unlink(missing_ok=True)
+        except OSError as error:
+            raise output_error(paths.meta, error) from error
+        for part, value in parts.items():
+            tensor = value.detach().float().cpu()
+            if part == "units":
+                save_tensor(tensor.reshape(1, *tensor.shape[-2:]), paths.units)
+            elif part == "spec":
+                save_tensor(tensor, paths.spec)
+            else:
+                _save_array(tensor.numpy(), getattr(paths, part))
+        meta = {
+            "version": META_VERSION,
+            "wav": _fingerprint(wav, with_hash=True),
+            **{part: self.settings.of(part) for part in PARTS if part in kept or part in parts},
+        }
+        write_text(paths.meta, json.dumps(meta, indent=1) + "\n")
+
+    def load(self, wav: Path, *, spec: bool = False) -> ClipFeatures:
+        """Load the features of a recording, ours or the original's.
+
+        Which F0 predictor made the F0 is of no interest to a reader and not checked; the encoder
+        is, where the side-car tells, and so is that the recording has not changed since.
+
+        Args:
+            wav: the recording.
+            spec: load the spectrogram too, if its file is there and up to date.
+
+        Returns:
+            The features; `volume` is None when its file is not there (the original writes it only
+            when asked to).
+
+        Raises:
+            MissingFileError: a file is absent.
+            DatasetError: a file is damaged or refused, or the features do not belong to this
+                recording or encoder.
+        """
+        paths = FeaturePaths.of(wav)
+        meta = _read_meta(paths.meta)
+        if meta is not None:
+            self._check_meta(wav, meta)
+        units = load_tensor(paths.units)
+        if units.dim() == 3 and units.shape[0] == 1:
+            units = units[0]
+        if units.dim() != 2 or units.numel() == 0:
+            raise DatasetError(
+                f"{paths.units}: units are (1, channels, frames), found {tuple(units.shape)}; "
+                + _ADVICE
+            )
+        pair = read_array(paths.f0)
+        if pair.ndim != 2 or pair.shape[0] != 2 or pair.shape[1] == 0:
+            raise DatasetError(
+                f"{paths.f0}: f0 and uv are (2, frames), found {pair.shape}; {_ADVICE}"
+            )
+        return ClipFeatures(
+            units=units,
+            f0=torch.from_numpy(pair[0].copy()),
+            uv=torch.from_numpy(pair[1].copy()),
+            volume=_load_volume(paths.volume, pair.shape[1]) if paths.volume.is_file() else None,
+            spec=self.load_spec(wav) if spec else None,
+        )
+
+    def load_spec(self, wav: Path) -> Tensor | None:
+        """Return the cached spectrogram (F, N), or None when there is no usable one.
+
+        A file of the original has no side-car; it is taken if its bins fit, the caller compares its
+        frames.
+        """
+        paths, meta = FeaturePaths.of(wav), _read_meta(FeaturePaths.of(wav).meta)
+        if meta is not None and meta.get("spec") != self.settings.of("spec"):
+            return None
+        for path in (paths.spec, paths.old_spec(wav)):
+            if path.is_file():
+                spec = load_tensor(path)
+                if spec.dim() == 3 and spec.shape[0] == 1:
+                    spec = spec[0]
+                bins = self.settings.filter_length // 2 + 1
+                return spec if spec.dim() == 2 and spec.shape[0] == bins else None
+        return None
+
+    def _check_meta(self, wav: Path, meta: Mapping[str, Any]) -> None:
+        if not wav.is_file():
+            raise MissingFileError(f"{wav} is not there; run  svc preprocess")
+        if not _same_recording(wav, meta.get("wav")):
+            raise DatasetError(f"{wav} has changed since its features were made; {_ADVICE}")
+        units, frames = meta.get("units"), self.settings.of("volume")
+        wanted = self.settings.speech_encoder
+        if isinstance(units, Mapping) and units.get("speech_encoder") != wanted:
+            raise DatasetError(
+                f'{wav}: its units were made with "{units.get("speech_encoder")}", the config says '
+                f'"{wanted}"; {_ADVICE}'
+            )
+        f0 = meta.get("f0")
+        if isinstance(f0, Mapping) and any(f0.get(key) != frames[key] for key in frames):
+            raise DatasetError(
+                f"{wav}: its features are for {f0.get('sampling_rate')} Hz and hop "
+                f"{f0.get('hop_length')}, the config says {self.settings.sampling_rate} Hz and "
+                f"{self.settings.hop_length}; {_ADVICE}"
+            )
+
+
+def _load_volume(path: Path, n_frames: int) -> Tensor:
+    volume = read_array(path)
+    if volume.ndim != 1 or abs(len(volume) - n_frames) > 2:
+        raise DatasetError(
+            f"{path}: the volume has shape {volume.shape}, f0 has {n_frames} frames; {_ADVICE}"
+        )
+    return torch.from_numpy(volume)
+
+
+def _save_array(array: np.ndarray, path: Path) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.save(stream, np.ascontiguousarray(array, dtype=np.float32), allow_pickle=False)

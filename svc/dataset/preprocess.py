@@ -1,0 +1,295 @@
+"""From prepared clips to everything training reads: file lists, configs, features (`svc
+preprocess`).
+
+so-vits-svc 4.1 layout and names (spec_core 6.3 and 6.4) in one step, with the recommendations D1,
+D2, D6-D12 of section 10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from svc.config import SvcConfig, load_config
+from svc.dataset.clips import MIN_SECONDS, LeftOut, read_clip
+from svc.dataset.configs import ConfigOptions, build_config, write_configs
+from svc.dataset.extraction import Extractor, ExtractorOptions, extract_features
+from svc.dataset.features import FeatureSettings, file_hash
+from svc.dataset.filelist import scan_speakers, split, unlistable, write_filelist
+from svc.dataset.pool import job_count, run_jobs
+from svc.errors import ConfigError, DatasetError, MissingFileError
+from svc.pretrained import PRETRAIN_DIR
+from svc.progress import Progress, silent
+
+Stage = Literal["all", "config", "features"]
+_LONG_SECONDS = 30.0  # longer clips waste memory: training reads at most 9 s of one at a time
+
+
+@dataclass(frozen=True)
+class PreprocessOptions:
+    """What `preprocess` does."""
+
+    in_dir: Path = Path("dataset/44k")  # one sub-folder of clips per speaker
+    configs: ConfigOptions = field(default_factory=ConfigOptions)
+    stage: Stage = "all"
+    seed: int = 1234  # of the choice of validation clips
+    f0_predictor: str = "fcpe"
+    f0_min: float = 50.0  # Hz
+    f0_max: float = 1100.0  # Hz
+    device: str | None = None  # None = the best one
+    jobs: int = 1  # processes, each with an encoder of its own; 0 = one per CPU
+    use_diff: bool = False  # features of the diffusion model
+    spec_cache: bool = False  # write the spectrograms too
+    pretrain_dir: Path = PRETRAIN_DIR
+
+    def __post_init__(self) -> None:
+        if self.stage not in get_args(Stage):
+            raise ConfigError(
+                f'--stage must be one of {", ".join(get_args(Stage))}, found "{self.stage}"'
+            )
+        if not 0 < self.f0_min < self.f0_max:
+            raise ConfigError(
+                f"--f0_min ({self.f0_min:g}) must be above 0 and below --f0_max ({self.f0_max:g})"
+            )
+        if self.jobs < 0:
+            raise ConfigError(f"--num_processes must be 0 or more, found {self.jobs}")
+        if self.use_diff:
+            raise ConfigError(
+                "--use_diff: the mel features of the diffusion model come in a later release; run "
+                "without it (the volume features are always written)"
+            )
+        path = self.configs.encoder_path
+        if path is not None and not path.is_file():
+            raise MissingFileError(f"--encoder_path {path} is not there; check the path")
+
+
+@dataclass(frozen=True)
+class SpeakerSummary:
+    """What the lists hold of one speaker."""
+
+    speaker_id: int
+    train: int  # clips
+    validation: int  # clips
+    seconds: float
+
+
+@dataclass
+class PreprocessReport:
+    """What `preprocess` did."""
+
+    speakers: dict[str, SpeakerSummary] = field(default_factory=dict)  # empty for stage "features"
+    computed: int = 0  # clips with new features
+    fresh: int = 0  # clips whose features were up to date
+    left_out: list[LeftOut] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def preprocess(
+    options: PreprocessOptions,
+    progress: Progress | None = None,
+    *,
+    check_progress: Progress | None = None,
+) -> PreprocessReport:
+    """Prepare a data set for training.
+
+    Stage "config": checks every clip, divides them, writes both lists, `config.json` and
+    `diffusion.yaml`. Stage "features": computes what is absent or stale for the config that is
+    there. "all" does both, and takes clips whose features could not be made out of the lists again.
+    A bad clip is reported and does not stop the others.
+
+    Args:
+        options: folders, encoder, F0 predictor.
+        progress: called after each clip whose features are done.
+        check_progress: called after each clip that was checked.
+
+    Returns:
+        Counts, the clips left out with reasons, and notes.
+
+    Raises:
+        SvcError: bad options, no speakers, an encoder or predictor that is not there - all before
+            anything is written; or not one usable clip.
+        OutputError: something cannot be written.
+    """
+    report = PreprocessReport()
+    clips = scan_speakers(options.in_dir)
+    if options.stage == "features":
+        config = _config_for_features(options, clips, report)
+        files = [file for group in clips.values() for file in group]
+        _Extraction.prepare(options, config, len(files)).run(files, report, progress)
+        return report
+
+    # ---- plan: everything that can be refused is refused before the first file is written ----
+    config, _ = build_config(options.configs, clips)
+    extraction: _Extraction | None = None
+    if options.stage == "all":
+        extraction = _Extraction.prepare(options, config, sum(map(len, clips.values())))
+
+    # ---- check the clips ----
+    seconds = _check(clips, config.data.sampling_rate, report, check_progress)
+    usable = {
+        speaker: [file for file in files if file in seconds] for speaker, files in clips.items()
+    }
+    for speaker in [speaker for speaker, files in usable.items() if not files]:
+        report.notes.append(f'no clip of "{speaker}" can be used; it is not in the config')
+        del usable[speaker]
+    if not usable:
+        raise DatasetError(
+            f"not one clip in {options.in_dir} can be used; "
+            f"the first: {report.left_out[0].path}: {report.left_out[0].reason}"
+        )
+
+    # ---- configs and lists ----
+    config, notes = build_config(options.configs, usable)
+    report.notes += notes + write_configs(options.configs, config)
+    _write_lists(options, config, usable, seconds, report)
+
+    # ---- features ----
+    if extraction is not None:
+        files = [file for group in usable.values() for file in group]
+        failed = extraction.run(files, report, progress)
+        if failed:
+            rest = {
+                speaker: [file for file in group if file not in failed]
+                for speaker, group in usable.items()
+            }
+            _write_lists(options, config, rest, seconds, report)
+    return report
+
+
+@dataclass(frozen=True)
+class _Extraction:
+    """The last step, ready to run: whatever it needs has been found."""
+
+    options: ExtractorOptions
+    jobs: int
+    extractor: Extractor | None  # None: each of several processes has its own
+
+    @classmethod
+    def prepare(cls, options: PreprocessOptions, config: SvcConfig, n_files: int) -> _Extraction:
+        """Build encoder and predictor, to tell what is missing before anything is written."""
+        extractor_options = _extractor_options(options, config)
+        jobs = min(job_count(options.jobs), max(1, n_files))
+        extractor = Extractor(extractor_options)
+        return cls(extractor_options, jobs, extractor if jobs == 1 else None)
+
+    def run(
+        self, files: Sequence[Path], report: PreprocessReport, progress: Progress | None
+    ) -> set[Path]:
+        """Make the features; returns the clips for which it failed."""
+        done = extract_features(
+            files, self.options, jobs=self.jobs, extractor=self.extractor, progress=progress
+        )
+        report.computed, report.fresh = done.computed, done.fresh
+        report.left_out += done.left_out
+        if done.computed + done.fresh == 0:
+            raise DatasetError(
+                f"no features could be made for any of the {len(files)} clips; "
+                f"the first: {done.left_out[0].path}: {done.left_out[0].reason}"
+            )
+        return {item.path for item in done.left_out}
+
+
+def _extractor_options(options: PreprocessOptions, config: SvcConfig) -> ExtractorOptions:
+    encoder_path = options.configs.encoder_path
+    if encoder_path is None and config.model.encoder_path is not None:
+        encoder_path = Path(config.model.encoder_path)
+    if encoder_path is not None and not encoder_path.is_file():
+        raise MissingFileError(
+            f'the weight file {encoder_path} ("model.encoder_path" of the config) is not there; '
+            "give its path with --encoder_path"
+        )
+    settings = FeatureSettings(
+        speech_encoder=config.model.speech_encoder,
+        sampling_rate=config.data.sampling_rate,
+        hop_length=config.data.hop_length,
+        filter_length=config.data.filter_length,
+        win_length=config.data.win_length,
+        encoder_file=None if encoder_path is None else file_hash(encoder_path),
+        f0_predictor=options.f0_predictor,
+        f0_min=options.f0_min,
+        f0_max=options.f0_max,
+    )
+    return ExtractorOptions(
+        settings=settings,
+        unit_channels=config.model.ssl_dim,
+        encoder_path=encoder_path,
+        device=options.device,
+        pretrain_dir=options.pretrain_dir,
+        spec_cache=options.spec_cache,
+    )
+
+
+def _config_for_features(
+    options: PreprocessOptions, clips: Mapping[str, Sequence[Path]], report: PreprocessReport
+) -> SvcConfig:
+    config = load_config(options.configs.config_path)
+    asked = options.configs.speech_encoder
+    if asked is not None and asked != config.model.speech_encoder:
+        raise ConfigError(
+            f"--speech_encoder {asked}, but {options.configs.config_path} says "
+            f'"{config.model.speech_encoder}"; run without --stage features to make a new config'
+        )
+    unknown = [speaker for speaker in clips if speaker not in config.spk]
+    if unknown:
+        report.notes.append(
+            f"{len(unknown)} speakers are not in {options.configs.config_path} (the first: "
+            f'"{unknown[0]}"); run  svc preprocess --stage config  to train them'
+        )
+    return config
+
+
+def _check(
+    clips: Mapping[str, Sequence[Path]],
+    sampling_rate: int,
+    report: PreprocessReport,
+    progress: Progress | None,
+) -> dict[Path, float]:
+    """Read every clip once; returns the length in seconds of the usable ones."""
+
+    def length(file: Path) -> float:
+        reason = unlistable(file)
+        if reason is not None:
+            raise DatasetError(reason)
+        return len(read_clip(file, sampling_rate, min_seconds=MIN_SECONDS)) / sampling_rate
+
+    files, tell = [file for group in clips.values() for file in group], progress or silent
+    seconds: dict[Path, float] = {}
+    outcomes = run_jobs(lambda _: length, files, jobs=1)
+    for done, outcome in enumerate(outcomes, start=1):
+        if outcome.result is None:
+            report.left_out.append(LeftOut(outcome.task, outcome.error or "unknown"))
+        else:
+            seconds[outcome.task] = outcome.result
+        tell(done, len(files), outcome.task.name)
+    long = [file for file, value in seconds.items() if value > _LONG_SECONDS]
+    if long:
+        report.notes.append(
+            f"{len(long)} clips are longer than {_LONG_SECONDS:g} s (the first: {long[0]}, "
+            f"{seconds[long[0]]:.0f} s); training reads a window of about 9 s of a clip at a time, "
+            "so cut them with  svc slice  to learn from all of them evenly"
+        )
+    return seconds
+
+
+def _write_lists(
+    options: PreprocessOptions,
+    config: SvcConfig,
+    usable: Mapping[str, Sequence[Path]],
+    seconds: Mapping[Path, float],
+    report: PreprocessReport,
+) -> None:
+    lists = split(usable, seed=options.seed)
+    write_filelist(options.configs.train_list, lists.train)
+    write_filelist(options.configs.val_list, lists.validation)
+    held = set(lists.validation)
+    report.speakers = {
+        speaker: SpeakerSummary(
+            speaker_id=config.spk[speaker],
+            train=sum(file not in held for file in files),
+            validation=sum(file in held for file in files),
+            seconds=sum(seconds[file] for file in files),
+        )
+        for speaker, files in usable.items()
+    }

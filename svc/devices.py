@@ -1,0 +1,50 @@
+"""Choosing the compute device: what is asked for is used, or it is an error that says so."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from svc.errors import DeviceError
+
+logger = logging.getLogger(__name__)
+
+
+def available_devices() -> list[str]:
+    """Return the names `resolve_device` accepts on this machine, best first."""
+    names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if names:
+        names.insert(0, "cuda")
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    if hasattr(torch, "xpu") and torch.xpu.is_available():
+        names.append("xpu")
+    return [*names, "cpu"]
+
+
+def resolve_device(name: str | None) -> torch.device:
+    """Return the device for a name.
+
+    Args:
+        name: None or "auto" (the best one: cuda, mps, xpu, else cpu), or cpu, cuda, cuda:1, mps, xpu.
+
+    Returns:
+        The device.
+
+    Raises:
+        DeviceError: this machine or this build of torch does not have it; lists the ones there are.
+    """
+    names = available_devices()
+    if name is None or name.lower() == "auto":
+        logger.info("device: %s", names[0])
+        return torch.device(names[0])
+    wanted = name.lower()
+    if wanted not in names:
+        why = ""
+        if wanted.startswith("cuda") and torch.version.cuda is None and torch.version.hip is None:
+            why = " (the installed torch is a build without CUDA)"
+        raise DeviceError(
+            f'the device "{name}" is not available{why}; here there is: {", ".join(names)}'
+        )
+    return torch.device(wanted)

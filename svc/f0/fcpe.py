@@ -1,0 +1,152 @@
+"""fcpe: pitch by a small net on the log-mel spectrogram (spec_f0 8)."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from svc.audio.mel import LogMel
+from svc.audio.pitch import F0Track, resize_nearest
+from svc.audio.resample import sinc_resample
+from svc.errors import MissingFileError
+from svc.f0.fcpe_net import FcpeNet, load_fcpe
+from svc.f0.settings import F0Settings
+from svc.pretrained import torchfcpe_asset
+
+logger = logging.getLogger(__name__)
+
+_FILE = "fcpe.pt"
+_RESAMPLE_WIDTH = 128  # zero crossings of the sinc in front of the net
+_REACH = 4  # bins on either side of the peak that the mean is taken over
+
+
+def decode_salience(salience: Tensor, cent_table: Tensor, threshold: float) -> Tensor:
+    """Weighted mean of the pitches around each frame's maximum ("local_argmax").
+
+    Bins beyond the ends of the table repeat its end bins, as in the original.
+
+    Args:
+        salience: (..., n_bins) in [0, 1].
+        cent_table: (n_bins,) cents above 10 Hz.
+        threshold: frames whose maximum is not above it are unvoiced.
+
+    Returns:
+        (...) Hz, 0 = unvoiced.
+    """
+    peak, centre = salience.max(dim=-1, keepdim=True)
+    reach = torch.arange(-_REACH, _REACH + 1, device=salience.device)
+    index = (centre + reach).clamp(0, len(cent_table) - 1)
+    weights = salience.gather(-1, index)
+    cents = (weights * cent_table[index]).sum(-1) / weights.sum(-1)
+    # A frame without any salience divides 0 by 0 above and is unvoiced here.
+    return torch.where(peak[..., 0] > threshold, 10 * torch.exp2(cents / 1200), 0.0)
+
+
+class FcpePredictor:
+    """Pitch by an FCPE net.
+
+    The net knows 32.7 to 1975.5 Hz; within that it looks only from f0_min to f0_max, or everywhere
+    in compat mode, as so-vits-svc 4.1 does.
+
+    Args:
+        net: the loaded net.
+        mel: its front end.
+        settings: range, threshold, rates.
+        device: where to compute.
+    """
+
+    name = "fcpe"
+
+    def __init__(
+        self,
+        net: FcpeNet,
+        mel: LogMel,
+        settings: F0Settings,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.settings = settings
+        self.device = torch.device(device)
+        self._net = net.to(self.device)
+        self._mel = mel
+        low, high = (1200 * math.log2(hz / 10) for hz in (settings.f0_min, settings.f0_max))
+        table = self._net.cent_table
+        self._in_range = ((table >= low) & (table <= high)) | settings.compat
+
+    def __call__(self, wav: npt.NDArray[np.float32]) -> F0Track:
+        """Return the track of a wave: (T,) samples -> T // hop_length frames. Raises AudioError for
+        NaN samples.
+        """
+        n_frames = self.settings.n_frames(wav)
+        padded = self.settings.prepare(wav)
+        if n_frames == 0:
+            return self.settings.empty()
+        raw = self.raw_f0(padded)
+        resized = resize_nearest(raw, self.settings.n_frames(padded))[:n_frames]
+        return self.settings.finish(resized, classic=False)
+
+    @torch.no_grad()
+    def raw_f0(self, wav: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Pitch on the net's own grid of 100 frames per second.
+
+        Args:
+            wav: (T,) samples at the settings' sampling rate, at least 100 ms.
+
+        Returns:
+            (floor(T16 / 160) + 1,) Hz, 0 = unvoiced, T16 being T at 16 kHz.
+        """
+        wave = sinc_resample(
+            torch.from_numpy(wav).to(self.device)[None],
+            self.settings.sampling_rate,
+            self._mel.config.sampling_rate,
+            lowpass_width=_RESAMPLE_WIDTH,
+        )
+        salience = self._net(self._mel(wave)) * self._in_range
+        f0: npt.NDArray[np.float32] = (
+            decode_salience(salience, self._net.cent_table, self.settings.threshold)[0]
+            .cpu()
+            .numpy()
+        )
+        return f0
+
+
+def build_fcpe(
+    settings: F0Settings, *, device: torch.device | str = "cpu", pretrain_dir: Path
+) -> FcpePredictor:
+    """Load the fcpe.pt of so-vits-svc 4.1 where the user has put one, else the weights inside the
+    torchfcpe package.
+
+    The two are different nets with close results; the log says which one runs.
+
+    Args:
+        settings: range, threshold, rates.
+        device: where to compute.
+        pretrain_dir: folder where fcpe.pt is looked for.
+
+    Returns:
+        The predictor.
+
+    Raises:
+        MissingFileError: neither is there.
+        CheckpointError: the file cannot be used; a bad fcpe.pt is not passed over.
+    """
+    path: Path | None = pretrain_dir / _FILE
+    if path is None or not path.is_file():
+        path = torchfcpe_asset()
+    if path is None:
+        raise MissingFileError(
+            f"fcpe has no weights: there is neither {pretrain_dir / _FILE} (FCPE pitch net of"
+            " so-vits-svc 4.1) nor fcpe_c_v001.pt in an installed Python package torchfcpe: put the"
+            " file there, or run  pip install torchfcpe , or use pm, dio or harvest, which need no"
+            " weights"
+        )
+    net, mel = load_fcpe(path)
+    kind = "attention, so-vits-svc 4.1" if net.config.attention_dim else "convolutions only"
+    logger.info("fcpe: weights from %s (%s)", path, kind)
+    return FcpePredictor(net, mel, settings, device=device)

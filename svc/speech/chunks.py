@@ -1,0 +1,127 @@
+"""Checking a wave and cutting a long one into windows: the one place for both, for every encoder.
+
+All windows of a wave are equally long, so no window is short of context; neighbours overlap by at
+least twice the context, and each frame is taken from the window in whose middle part it lies::
+
+    window 0  |=========kept=========|--context--|
+    window 1               |--context--|====kept====|--context--|
+    window 2                                  |--context--|=====kept=====|
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from svc.errors import AudioError
+
+SAMPLING_RATE = 16000  # Hz, what every encoder hears
+HOP_LENGTH = 320  # samples per unit frame: 50 frames per second
+CONTEXT_FRAMES = 100  # 2 s that a window hears on either side of what is kept of it
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window, in unit frames of the whole wave: it spans [start, end) and [keep_start,
+    keep_end) is kept.
+    """
+
+    start: int
+    end: int
+    keep_start: int
+    keep_end: int
+
+
+def prepare_wave(wav: Tensor, minimum: int) -> Tensor:
+    """Check a wave and lengthen a very short one.
+
+    Args:
+        wav: (T,) samples at 16 kHz in [-1, 1]; T = 0 counts as silence.
+        minimum: least number of samples the encoder can work on.
+
+    Returns:
+        (max(T, minimum),) float32, zero-padded at the end.
+
+    Raises:
+        AudioError: it holds NaN or infinite samples.
+        ValueError: it is not a one-dimensional float tensor.
+    """
+    if wav.dim() != 1 or not wav.is_floating_point():
+        raise ValueError(f"expected a float wave (T,), got {tuple(wav.shape)} of {wav.dtype}")
+    wav = wav.detach().float()
+    bad = int((~torch.isfinite(wav)).sum())
+    if bad:
+        raise AudioError(
+            f"the audio holds {bad} samples of {len(wav)} that are not numbers (NaN or infinite);"
+            " export it again from the program that made it"
+        )
+    return torch.nn.functional.pad(wav, (0, max(0, minimum - len(wav))))
+
+
+def plan_windows(n_frames: int, window: int, context: int = CONTEXT_FRAMES) -> list[Window]:
+    """Cover `n_frames` with equally long overlapping windows.
+
+    Args:
+        n_frames: frames of the whole wave, >= 1.
+        window: frames of a window, > 2 * context.
+        context: least number of frames beyond the kept part on an inner side of a window.
+
+    Returns:
+        One window if everything fits; else windows of exactly `window` frames whose kept parts tile
+        [0, n_frames).
+    """
+    if n_frames < 1 or window <= 2 * context:
+        raise ValueError(
+            f"cannot cover {n_frames} frames by windows of {window}, context {context}"
+        )
+    if n_frames <= window:
+        return [Window(0, n_frames, 0, n_frames)]
+    n_windows = 1 + -(-(n_frames - window) // (window - 2 * context))
+    starts = [index * (n_frames - window) // (n_windows - 1) for index in range(n_windows)]
+    # Each seam lies in the middle of the overlap of its two windows.
+    seams = [(left + window + right) // 2 for left, right in pairwise(starts)]
+    edges = [0, *seams, n_frames]
+    return [
+        Window(start, start + window, edges[index], edges[index + 1])
+        for index, start in enumerate(starts)
+    ]
+
+
+def encode_in_windows(
+    wav: Tensor,
+    n_frames: int,
+    encode: Callable[[Tensor], Tensor],
+    *,
+    whole: int,
+    window: int,
+    field: int,
+) -> Tensor:
+    """Encode a wave of any length; memory for the net is bounded by the longest piece it is given.
+
+    A wave of up to `whole` frames is passed on as it is, so its units are those of the unwindowed
+    encoder. A longer one is approximated: attention and normalisation over time see a window
+    instead of the whole wave.
+
+    Args:
+        wav: (T,).
+        n_frames: unit frames of the whole wave.
+        encode: (samples,) -> (1, C, frames); one piece at a time.
+        whole: most frames that are encoded in one piece.
+        window: frames of the windows of a longer wave, <= whole.
+        field: samples that the first frame of a piece hears; each further frame adds `HOP_LENGTH`.
+
+    Returns:
+        (1, C, n_frames).
+    """
+    if n_frames <= whole:
+        return encode(wav)
+    kept = []
+    for part in plan_windows(n_frames, window):
+        first = part.start * HOP_LENGTH
+        units = encode(wav[first : first + (part.end - part.start - 1) * HOP_LENGTH + field])
+        kept.append(units[..., part.keep_start - part.start : part.keep_end - part.start])
+    return torch.cat(kept, dim=-1)

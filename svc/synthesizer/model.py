@@ -1,0 +1,400 @@
+"""The synthesizer: units and pitch of any singer in, the waveform of the chosen singer out.
+
+A conditional VAE with a normalising flow (VITS, arXiv:2106.06103) whose text is content units and
+whose decoder is NSF-HiFiGAN; so-vits-svc 4.1 behaviour, spec_core 2.
+
+    training    spec -> enc_q -> z -> flow ---------> z_p  ~  N(m_p, logs_p)
+                                 |                                ^
+                                 +-- 20 frames -> dec -> wav      | enc_p
+                                                                  |
+    inference   units, f0 -----> enc_p -> z_p -> flow.inverse -> z -> dec -> wav
+
+Member names are those of checkpoints.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import torch
+from torch import Tensor, nn
+
+from svc.audio.frames import random_starts, sequence_mask, slice_segments
+from svc.audio.pitch import f0_to_coarse, f0_to_lf0, lf0_to_f0, normalize_lf0
+from svc.config import ModelConfig, SvcConfig
+from svc.errors import ConfigError
+from svc.synthesizer.encoders import F0Decoder, PosteriorEncoder, PriorEncoder, sample
+from svc.synthesizer.flow import make_flow
+from svc.synthesizer.output import InferenceNoise, SynthesizerOutput
+from svc.vocoder.generator import Generator
+from svc.vocoder.source import draw_normal
+from svc.vocoder.weight_norm import fold_weight_norm
+
+__all__ = ["DEFAULT_SEED", "ORIGINAL_SAMPLING_RATE", "Synthesizer", "SynthesizerOutput"]
+
+logger = logging.getLogger(__name__)
+
+ORIGINAL_SAMPLING_RATE = 44100
+"""Hz: what the original's harmonic source always assumes (spec_core 1.1)."""
+
+DEFAULT_SEED = 52468
+"""Seed of inference in so-vits-svc 4.1 (spec_core 2.9)."""
+
+_FACTOR_RANGE = (0.8, 1.2)  # random scale of the normalised pitch while training
+
+
+class Synthesizer(nn.Module):
+    """The net of a voice.
+
+    Args:
+        model: section `model` of the config.
+        spec_channels: F, bins of the linear spectrogram.
+        segment_frames: frames the decoder sees while training.
+        sampling_rate: Hz, for the harmonic source.
+        hop_length: samples per frame; the product of `model.upsample_rates`.
+        compat: for comparison with so-vits-svc 4.1: its pitch bins (f0 above 1103 Hz falls into bin
+            0), its harmonic source down to the last bit, and all of its random draws.
+
+    Raises:
+        ConfigError: the widths or lists of the config do not fit each other.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        *,
+        spec_channels: int,
+        segment_frames: int,
+        sampling_rate: int = ORIGINAL_SAMPLING_RATE,
+        hop_length: int = 512,
+        compat: bool = False,
+    ) -> None:
+        super().__init__()
+        product = math.prod(model.upsample_rates)
+        if product != hop_length:
+            raise ConfigError(
+                f'the product of "model.upsample_rates" ({product}) must equal '
+                f'"data.hop_length" ({hop_length})'
+            )
+        self.config = model
+        self.segment_frames = segment_frames
+        self.sampling_rate = sampling_rate  # Hz
+        self.hop_length = hop_length  # samples
+        self.compat = compat
+        hidden, gin = model.hidden_channels, model.gin_channels
+
+        # The order of the members is the order of the state dict, hence of saved optimizers
+        # (spec_core 2.1).
+        self.emb_g = nn.Embedding(model.n_speakers, gin)
+        self.emb_vol = nn.Linear(1, hidden) if model.vol_embedding else None
+        self.pre = nn.Conv1d(model.ssl_dim, hidden, 5, padding=2)
+        self.enc_p = PriorEncoder(
+            model.inter_channels,
+            hidden,
+            model.filter_channels,
+            n_heads=model.n_heads,
+            n_layers=model.n_layers,
+            kernel_size=model.kernel_size,
+            p_dropout=model.p_dropout,
+        )
+        self.dec = Generator(
+            model.inter_channels,
+            initial_channels=model.upsample_initial_channel,
+            upsample_rates=model.upsample_rates,
+            upsample_kernel_sizes=model.upsample_kernel_sizes,
+            resblock=model.resblock,
+            resblock_kernel_sizes=model.resblock_kernel_sizes,
+            resblock_dilation_sizes=model.resblock_dilation_sizes,
+            sampling_rate=sampling_rate,
+            gin_channels=gin,
+            snake=model.vocoder_name == "nsf-snake-hifigan",
+            compat=compat,
+        )
+        self.enc_q: PosteriorEncoder | None = PosteriorEncoder(
+            spec_channels,
+            model.inter_channels,
+            hidden,
+            gin_channels=gin,
+            depthwise=model.use_depthwise_conv,
+        )
+        self.flow = make_flow(model)
+        self.f0_decoder = (
+            F0Decoder(
+                hidden,
+                model.filter_channels,
+                n_heads=model.n_heads,
+                n_layers=model.n_layers,
+                kernel_size=model.kernel_size,
+                p_dropout=model.p_dropout,
+                gin_channels=gin,
+            )
+            if model.use_automatic_f0_prediction
+            else None
+        )
+        self.emb_uv = nn.Embedding(2, hidden)
+
+    @classmethod
+    def from_config(cls, config: SvcConfig, *, compat: bool = False) -> Synthesizer:
+        """Build the net of a whole config.
+
+        The harmonic source runs at `model.sampling_rate` where the config has it, else at
+        `data.sampling_rate`; the original (and `compat`) ignores the latter and takes 44100
+        (spec_core 10, M2).
+        """
+        rate = config.model.sampling_rate
+        if rate is None:
+            rate = ORIGINAL_SAMPLING_RATE if compat else config.data.sampling_rate
+            if rate != ORIGINAL_SAMPLING_RATE:
+                logger.warning(
+                    "the harmonic source runs at data.sampling_rate = %d Hz; so-vits-svc 4.1 "
+                    'always took %d: for a voice trained by it, add "sampling_rate": %d to "model"',
+                    rate,
+                    ORIGINAL_SAMPLING_RATE,
+                    ORIGINAL_SAMPLING_RATE,
+                )
+        return cls(
+            config.model,
+            spec_channels=config.data.spec_channels,
+            segment_frames=config.segment_frames,
+            sampling_rate=rate,
+            hop_length=config.data.hop_length,
+            compat=compat,
+        )
+
+    @property
+    def has_auto_f0(self) -> bool:
+        """Whether the voice can predict its own pitch contour."""
+        return self.f0_decoder is not None
+
+    @property
+    def has_volume(self) -> bool:
+        """Whether the voice is conditioned on loudness."""
+        return self.emb_vol is not None
+
+    def fold_weight_norm(self) -> None:
+        """Fold weight norm for inference; outputs do not change, the net no longer trains."""
+        fold_weight_norm(self)
+
+    # ------------------------------------------------------------------------------------------
+    # conditioning
+
+    def _content(self, units: Tensor, uv: Tensor, volume: Tensor | None, mask: Tensor) -> Tensor:
+        """Content, voicing and loudness as one (B, H, T); the last two are not masked (spec_core
+        2.8).
+        """
+        x: Tensor = self.pre(units.to(self.pre.weight.dtype)) * mask
+        x = x + self.emb_uv(uv.long()).transpose(1, 2)
+        if self.emb_vol is None:
+            return x
+        if volume is None:
+            raise ValueError("this net has a volume embedding: pass volume (B, T)")
+        loudness: Tensor = self.emb_vol(volume[..., None].to(self.emb_vol.weight.dtype))
+        return x + loudness.transpose(1, 2)
+
+    def speaker_condition(
+        self, speaker: Tensor | None, speaker_mix: Tensor | None = None
+    ) -> Tensor:
+        """Return the speaker's conditioning.
+
+        Args:
+            speaker: (B,) or (B, 1) int64 ids.
+            speaker_mix: (T, S) weights over the first S speakers, used instead; (1, S) is one mix
+                for all frames.
+
+        Returns:
+            (B, G, 1), or (1, G, T) for a mix.
+        """
+        if speaker_mix is not None:
+            table = self.emb_g.weight
+            if not 1 <= speaker_mix.shape[-1] <= table.shape[0]:
+                raise ValueError(
+                    f"speaker_mix has {speaker_mix.shape[-1]} columns, "
+                    f"the net {table.shape[0]} speakers"
+                )
+            weights = speaker_mix.to(table.device, table.dtype)
+            return (weights @ table[: weights.shape[1]]).t()[None]
+        if speaker is None:
+            raise ValueError("pass speaker ids or a speaker mix")
+        embedded: Tensor = self.emb_g(speaker.reshape(-1))
+        return embedded[:, :, None]
+
+    # ------------------------------------------------------------------------------------------
+    # training
+
+    def forward(
+        self,
+        units: Tensor,
+        f0: Tensor,
+        uv: Tensor,
+        spec: Tensor,
+        speaker: Tensor,
+        lengths: Tensor,
+        volume: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> SynthesizerOutput:
+        """Reconstruct random windows of the recordings.
+
+        Random numbers are drawn in the original's order (spec_core 2.8): pitch scale, prior noise
+        (unused), posterior noise, windows, source phases, source noise.
+
+        Args:
+            units: (B, D, T) content.
+            f0: (B, T) Hz, 0 = unvoiced.
+            uv: (B, T) 1 = voiced.
+            spec: (B, F, T) linear magnitudes.
+            speaker: (B,) int64.
+            lengths: (B,) frames of each clip, at least `segment_frames`.
+            volume: (B, T) linear RMS, for nets with a volume embedding.
+            generator: CPU generator of all draws but dropout; None = the global ones (scale,
+                windows and phases from the CPU's, noise from the device's).
+
+        Returns:
+            The windows and everything the losses need.
+        """
+        if self.enc_q is None:
+            raise ValueError("this net was loaded for inference, without its posterior encoder")
+        dtype = self.pre.weight.dtype
+        mask = sequence_mask(lengths, units.shape[2])[:, None].to(dtype)
+        g = self.speaker_condition(speaker)
+        x = self._content(units, uv, volume, mask)
+
+        lf0 = norm_lf0 = pred_lf0 = None
+        if self.f0_decoder is not None:
+            factor = torch.empty(f0.shape[0], 1).uniform_(*_FACTOR_RANGE, generator=generator)
+            lf0 = f0_to_lf0(f0)[:, None]
+            norm_lf0 = normalize_lf0(lf0, uv, mask, factor.to(f0.device))
+            pred_lf0 = self.f0_decoder(x, norm_lf0, mask, g)
+
+        m_p, logs_p = self.enc_p(x, mask, f0_to_coarse(f0, compat=self.compat))
+        # The original samples the prior here and drops it: drawn too, to keep the order of draws.
+        draw_normal(m_p.shape, generator=generator, device=m_p.device)
+        m_q, logs_q = self.enc_q(spec.to(dtype), mask, g)
+        noise = draw_normal(m_q.shape, generator=generator, device=m_q.device)
+        z = sample(m_q, logs_q, noise, mask)
+        z_p = self.flow(z.to(dtype), mask, g)
+
+        starts = random_starts(lengths, self.segment_frames, generator=generator)
+        z_window = slice_segments(z, starts, self.segment_frames)
+        f0_window = slice_segments(f0, starts, self.segment_frames)
+        wav = self.dec(z_window.to(dtype), f0_window, g, generator=generator)
+        if self.compat:  # drawn and dropped as well; later steps depend on it
+            draw_normal((wav.shape[0], wav.shape[2], 1), generator=generator, device=wav.device)
+        return SynthesizerOutput(
+            wav, starts, mask, z, z_p, m_p, logs_p, m_q, logs_q, pred_lf0, norm_lf0, lf0
+        )
+
+    # ------------------------------------------------------------------------------------------
+    # inference
+
+    def draw_noise(
+        self, batch: int, n_frames: int, *, seed: int, device: torch.device
+    ) -> InferenceNoise:
+        """Draw the random numbers of an inference from a private CPU generator: the same on every
+        device.
+
+        Args:
+            batch: B.
+            n_frames: T.
+            seed: of the generator.
+            device: where the numbers are needed.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        shape = (batch, self.config.inter_channels, n_frames)
+        prior = draw_normal(shape, generator=generator, device=device)
+        source = self.dec.m_source.draw(batch, n_frames, generator=generator, device=device)
+        return InferenceNoise(prior, source)
+
+    def synthesize(
+        self,
+        units: Tensor,
+        f0: Tensor,
+        uv: Tensor,
+        g: Tensor,
+        noise: InferenceNoise,
+        *,
+        noise_scale: float | Tensor,
+        predict_f0: bool,
+        volume: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Run the inference net on given random numbers: the deterministic part of `infer`, and
+        what is exported.
+
+        Args:
+            units: (B, D, T).
+            f0: (B, T) Hz.
+            uv: (B, T) 1 = voiced.
+            g: (B, G, 1) or (B, G, T) from `speaker_condition`.
+            noise: from `draw_noise`.
+            noise_scale: of the prior's noise.
+            predict_f0: replace f0 by the voice's own contour.
+            volume: (B, T) or None.
+
+        Returns:
+            As `infer`.
+        """
+        dtype = self.pre.weight.dtype
+        mask = torch.ones_like(f0, dtype=dtype)[:, None]
+        x = self._content(units, uv, volume, mask)
+        if predict_f0:
+            if self.f0_decoder is None:
+                raise ConfigError(
+                    "this voice cannot predict F0: its model.use_automatic_f0_prediction is false; "
+                    "leave out --auto_predict_f0"
+                )
+            norm_lf0 = normalize_lf0(f0_to_lf0(f0)[:, None], uv, mask, None)
+            f0 = lf0_to_f0(self.f0_decoder(x, norm_lf0, mask, g))[:, 0]
+        m_p, logs_p = self.enc_p(x, mask, f0_to_coarse(f0, compat=self.compat))
+        z_p = (m_p + noise.prior * torch.exp(logs_p) * noise_scale).to(dtype)
+        z = self.flow.inverse(z_p, mask, g)
+        return self.dec(z, f0, g, random=noise.source), f0
+
+    @torch.no_grad()
+    def infer(
+        self,
+        units: Tensor,
+        f0: Tensor,
+        uv: Tensor,
+        speaker: Tensor | None,
+        *,
+        speaker_mix: Tensor | None = None,
+        noise_scale: float = 0.35,
+        seed: int = DEFAULT_SEED,
+        predict_f0: bool = False,
+        volume: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Convert: units and pitch to the waveform of a speaker. Global random state is neither
+        used nor changed.
+
+        Args:
+            units: (B, D, T) content at frame rate.
+            f0: (B, T) Hz, float32; <= 0 = unvoiced.
+            uv: (B, T) 1 = voiced.
+            speaker: (B,) int64 ids, or None with a mix.
+            speaker_mix: (T, S) weights of the first S speakers per frame, or (1, S).
+            noise_scale: of the prior's noise, 0 ... 1.
+            seed: of the private generator; the default is the original's.
+            predict_f0: let the voice choose its own contour (speech, not songs).
+            volume: (B, T) linear RMS, for nets with a volume embedding.
+
+        Returns:
+            wav (B, 1, T · hop_length) in (-1, 1), and the f0 (B, T) that was used.
+
+        Raises:
+            ConfigError: `predict_f0` on a voice without it.
+        """
+        n_frames = f0.shape[1]
+        if speaker_mix is not None and speaker_mix.shape[0] not in (1, n_frames):
+            raise ValueError(f"speaker_mix has {speaker_mix.shape[0]} rows for {n_frames} frames")
+        noise = self.draw_noise(f0.shape[0], n_frames, seed=seed, device=f0.device)
+        return self.synthesize(
+            units,
+            f0,
+            uv,
+            self.speaker_condition(speaker, speaker_mix),
+            noise,
+            noise_scale=noise_scale,
+            predict_f0=predict_f0,
+            volume=volume,
+        )

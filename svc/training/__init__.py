@@ -1,0 +1,1 @@
+"""Training: from cached features to checkpoints in the original's file layout."""

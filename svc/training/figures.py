@@ -1,0 +1,68 @@
+"""Pictures for TensorBoard: spectrograms and pitch curves as RGB arrays.
+
+Drawn through matplotlib's object interface on the Agg canvas: no window system, no global figure
+list, and ``buffer_rgba``, which every matplotlib has (spec_core 10, T13).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SIZE = (10.0, 2.0)  # inches, spec_core 7.3
+
+
+def _canvas() -> tuple[Figure, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE)
+    FigureCanvasAgg(figure)
+    # A fixed place for the axes: fitting a layout to the labels takes longer than drawing.
+    return figure, figure.add_axes((0.06, 0.24, 0.92, 0.7))
+
+
+def _pixels(figure: Figure) -> npt.NDArray[np.uint8]:
+    canvas: Any = figure.canvas
+    canvas.draw()
+    pixels: npt.NDArray[np.uint8] = np.array(canvas.buffer_rgba(), dtype=np.uint8)[..., :3]
+    return pixels
+
+
+def spectrogram_image(mel: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Draw a spectrogram.
+
+    Args:
+        mel: (M, N) log-mel, low bands first.
+
+    Returns:
+        (H, W, 3) RGB, 10 by 2 inches at 100 dots per inch.
+    """
+    figure, axes = _canvas()
+    image = axes.imshow(mel, aspect="auto", origin="lower", interpolation="none")
+    figure.colorbar(image, ax=axes)
+    axes.set_xlabel("frames")
+    axes.set_ylabel("mel bands")
+    return _pixels(figure)
+
+
+def curves_image(curves: dict[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.uint8]:
+    """Draw curves over frames.
+
+    Args:
+        curves: label -> (N,) values.
+
+    Returns:
+        (H, W, 3) RGB, 10 by 2 inches at 100 dots per inch.
+    """
+    figure, axes = _canvas()
+    for label, values in curves.items():
+        axes.plot(np.asarray(values), label=label, linewidth=1)
+    axes.set_xlabel("frames")
+    axes.legend(loc="upper right")
+    return _pixels(figure)

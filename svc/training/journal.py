@@ -1,0 +1,96 @@
+"""What a run writes down: ``train.log``, and TensorBoard events in the run folder and in its
+``eval`` folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from svc.atomic import make_folder, output_error
+
+logger = logging.getLogger(__name__)
+
+
+class Journal:
+    """The log file and the two event writers of a run.
+
+    Args:
+        run_dir: folder of the run; it is created.
+        first_step: first step this call will train. Earlier events from that step on are hidden
+            by TensorBoard: they belong to work that a kill took with it and that is done again.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+
+    def __init__(self, run_dir: Path, first_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        make_folder(run_dir)
+        try:
+            self._log = (run_dir / "train.log").open("a", encoding="utf-8")
+            self._train: Any = SummaryWriter(str(run_dir), purge_step=first_step)
+            self._eval: Any = SummaryWriter(str(run_dir / "eval"), purge_step=first_step)
+        except OSError as error:
+            raise output_error(run_dir, error) from error
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self.note(f"ended by {type(error).__name__}: {error}")
+        self.close()
+
+    def note(self, text: str, *, level: int = logging.INFO) -> None:
+        """Write one line to train.log and to the logger."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        self._log.write(f"{stamp}\t{logging.getLevelName(level)}\t{text}\n")
+        self._log.flush()
+        logger.log(level, "%s", text)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Write numbers of the training writer."""
+        for tag, value in values.items():
+            self._train.add_scalar(tag, value, step)
+
+    def images(self, images: Mapping[str, npt.NDArray[np.uint8]], step: int) -> None:
+        """Write pictures (H, W, 3) of the training writer."""
+        for tag, image in images.items():
+            self._train.add_image(tag, image, step, dataformats="HWC")
+
+    def eval_images(self, images: Mapping[str, npt.NDArray[np.uint8]], step: int) -> None:
+        """Write pictures (H, W, 3) of the evaluation writer."""
+        for tag, image in images.items():
+            self._eval.add_image(tag, image, step, dataformats="HWC")
+
+    def eval_audio(
+        self, audio: Mapping[str, npt.NDArray[np.float32]], step: int, sampling_rate: int
+    ) -> None:
+        """Write sound, each (T,) in [-1, 1], of the evaluation writer."""
+        for tag, wav in audio.items():
+            self._eval.add_audio(tag, wav[None], step, sample_rate=sampling_rate)
+
+    def flush(self) -> None:
+        """Hand everything to the operating system."""
+        self._train.flush()
+        self._eval.flush()
+
+    def close(self) -> None:
+        """Close all files."""
+        self._train.close()
+        self._eval.close()
+        self._log.close()

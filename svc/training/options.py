@@ -1,0 +1,95 @@
+"""What a training run is asked to do, and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from svc.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Everything ``svc train`` can be told. ``None`` leaves the value of the config file."""
+
+    model: str
+    """Name of the run; its folder is ``run_root/model``."""
+    config: Path = Path("configs/config.json")
+    """The config file; it is copied into the run folder."""
+    device: str | None = None
+    """``cpu``, ``cuda``, ``cuda:1`` ...; None takes the best there is."""
+    threads: int | None = None
+    """Threads of the CPU's maths; None leaves torch's choice. Networks as small as the quick
+    template's have no work for a second one: waiting for each other costs more than it brings.
+    """
+    max_steps: int | None = None
+    """Optimiser steps to reach, counted over the whole run, resumed parts included."""
+    max_minutes: float | None = None
+    """Wall-clock limit of this call; the run is saved when it is reached."""
+    epochs: int | None = None
+    """Last epoch, inclusive."""
+    seed: int | None = None
+    """Seed of initial weights, shuffling, dropout and crops."""
+    resume: str = "auto"
+    """``auto`` (newest checkpoint of the run folder), ``never``, or the path of a G_*.pth."""
+    log_interval: int | None = None
+    """Steps between two log lines."""
+    eval_interval: int | None = None
+    """Steps between two evaluations with a save."""
+    batch_size: int | None = None
+    """Clips per step."""
+    learning_rate: float | None = None
+    """AdamW learning rate of both nets at epoch 1."""
+    force: bool = False
+    """Go on where tensors, speakers or the model section differ from the checkpoint."""
+    run_root: Path = Path("logs")
+    """Folder of all runs."""
+
+    def __post_init__(self) -> None:
+        """Check every value that does not depend on a file."""
+        if not self.model or Path(self.model).name != self.model or self.model in {".", ".."}:
+            raise ConfigError(
+                f"--model {self.model!r} is not a name: give one folder name without slashes; "
+                "the folder above it is --run_root"
+            )
+        for name in (
+            "threads", "max_steps", "epochs", "log_interval", "eval_interval", "batch_size",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"--{name} is {value}, and must be 1 or more")
+        for name in ("learning_rate", "max_minutes"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ConfigError(f"--{name} is {value}, and must be above 0")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise ConfigError(f"--seed is {self.seed}, and must be 0 or more")
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of the run."""
+        return Path(self.run_root) / self.model
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a run stands when it ends."""
+
+    run_dir: Path
+    """Folder of the run."""
+    step: int
+    """Optimiser steps done over the whole run."""
+    epoch: int
+    """Epoch of the last step, counted from 1."""
+    steps_run: int
+    """Steps done by this call."""
+    seconds: float
+    """Wall time of this call's training, without loading."""
+    reason: str
+    """Why it ended: ``max_steps``, ``epochs``, ``max_minutes``, ``SIGINT`` or ``SIGTERM``."""
+    generator: Path | None
+    """The newest G checkpoint."""
+    discriminator: Path | None
+    """The newest D checkpoint."""
+    losses: dict[str, float]
+    """Losses at the last logged step."""

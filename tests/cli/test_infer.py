@@ -1,0 +1,138 @@
+"""Flags of `svc infer`; its conversions are tested in tests/conversion."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from svc.cli import infer
+from svc.cli.main import main
+from svc.conversion.options import InferOptions
+
+ORIGINAL_FLAGS: dict[str, tuple[str, Any]] = {
+    "-m": ("--model_path", None),
+    "-c": ("--config_path", None),
+    "-cl": ("--clip", 0),
+    "-n": ("--clean_names", ["x"]),
+    "-t": ("--trans", [0]),
+    "-s": ("--spk_list", None),
+    "-a": ("--auto_predict_f0", False),
+    "-cm": ("--cluster_model_path", ""),
+    "-cr": ("--cluster_infer_ratio", 0),
+    "-lg": ("--linear_gradient", 0),
+    "-f0p": ("--f0_predictor", "pm"),
+    "-eh": ("--enhance", False),
+    "-shd": ("--shallow_diffusion", False),
+    "-usm": ("--use_spk_mix", False),
+    "-lea": ("--loudness_envelope_adjustment", 1),
+    "-fr": ("--feature_retrieval", False),
+    "-dm": ("--diffusion_model_path", "logs/44k/diffusion/model_0.pt"),
+    "-dc": ("--diffusion_config_path", "logs/44k/diffusion/config.yaml"),
+    "-ks": ("--k_step", 100),
+    "-se": ("--second_encoding", False),
+    "-od": ("--only_diffusion", False),
+    "-sd": ("--slice_db", -40),
+    "-d": ("--device", None),
+    "-ns": ("--noice_scale", 0.4),
+    "-p": ("--pad_seconds", 0.5),
+    "-wf": ("--wav_format", "flac"),
+    "-lgr": ("--linear_gradient_retain", 0.75),
+    "-eak": ("--enhancer_adaptive_key", 0),
+    "-ft": ("--f0_filter_threshold", 0.05),
+}
+
+
+@pytest.fixture(scope="module")
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    infer.add_arguments(parser)
+    return parser
+
+
+def actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    return {flag: action for action in parser._actions for flag in action.option_strings}
+
+
+@pytest.mark.parametrize("short", ORIGINAL_FLAGS)
+def test_every_original_flag_has_its_names_and_default(
+    parser: argparse.ArgumentParser, short: str
+) -> None:
+    long, default = ORIGINAL_FLAGS[short]
+    known = actions(parser)
+    assert known[short] is known[long] is known["--" + long[2:].replace("_", "-")]
+    assert getattr(parser.parse_args(["-n", "x"]), known[short].dest) == default
+
+
+@pytest.mark.parametrize("short", ORIGINAL_FLAGS)
+def test_every_spelling_gives_the_same_value(parser: argparse.ArgumentParser, short: str) -> None:
+    long, _ = ORIGINAL_FLAGS[short]
+    action = actions(parser)[short]
+    value = [] if action.nargs == 0 else ["7"]
+    base = [] if short == "-n" else ["-n", "x"]
+    texts = [short, long, long.replace("_", "-").replace("--", "--", 1)]
+    values = [getattr(parser.parse_args([*base, text, *value]), action.dest) for text in texts]
+    assert values[0] == values[1] == values[2] != action.default
+
+
+def test_our_flags(parser: argparse.ArgumentParser) -> None:
+    known = actions(parser)
+    assert known["--noise_scale"] is known["--noise-scale"] is known["--noice_scale"]
+    for flag in ("--encoder_path", "--output_dir", "--output", "--seed", "--f0_min", "--f0_max"):
+        assert flag in known
+    args = parser.parse_args(["-n", "x"])
+    assert (args.seed, args.output_dir, args.f0_min, args.f0_max) == (
+        52468,
+        Path("results"),
+        50,
+        1100,
+    )
+
+
+def test_defaults_are_those_of_the_library(parser: argparse.ArgumentParser) -> None:
+    assert infer._options(parser.parse_args(["-n", "x"])) == InferOptions()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["-shd"],
+        ["-od"],
+        ["-se"],
+        ["-eh"],
+        ["-usm"],
+        ["-fr"],
+        ["-cm", "kmeans.pt"],
+        ["-cr", "0.5"],
+        ["-dm", "model.pt"],
+        ["-dc", "config.yaml"],
+        ["-ks", "50"],
+        ["-eak", "2"],
+        ["-f0p", "crepe"],
+        ["-f0p", "rmvpe"],
+        ["--shallow-diffusion", "-ks", "20"],
+    ],
+)
+def test_later_features_answer_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)  # neither model nor song: the answer comes before any work
+    code = main(["infer", "-n", "song.wav", *flags])
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.startswith("svc: error: -")
+    assert "is not in this version yet; run with" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_song_is_required(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["infer"])
+    assert caught.value.code == 2
+    assert "--clean_names" in capsys.readouterr().err

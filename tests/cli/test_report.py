@@ -1,0 +1,17 @@
+"""Words of the summaries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from svc.cli.report import count, left_out
+
+
+def test_count() -> None:
+    assert [count(n, "clip") for n in (0, 1, 2)] == ["0 clips", "1 clip", "2 clips"]
+
+
+def test_a_path_is_said_once() -> None:
+    assert left_out(Path("a/b.wav"), "a/b.wav: is\n empty") == "left out: a/b.wav: is empty"
+    assert left_out(Path("a/b.wav"), "a/b.wav is empty") == "left out: a/b.wav: is empty"
+    assert left_out("a/b.wav", "too short") == "left out: a/b.wav: too short"

@@ -1,0 +1,56 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SHARED = Path(os.environ.get("SVC_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+DATA = Path(__file__).parent / "data"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes more than ten seconds")
+    config.addinivalue_line("markers", "gpu: needs a CUDA device")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of reference arrays and real recordings; tests that need it skip where it is absent."""
+    if not SHARED.is_dir():
+        if os.environ.get("SVC_REQUIRE_SHARED"):
+            pytest.fail(f"{SHARED} is absent and SVC_REQUIRE_SHARED is set")
+        pytest.skip("the folder of reference arrays and recordings (SVC_SHARED) is not there")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def golden(shared: Path) -> Path:
+    return shared / "golden"
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def data_dir() -> Path:
+    return DATA
+
+
+@pytest.fixture
+def sine() -> Callable[..., np.ndarray]:
+    """Return a function ``sine(frequency, seconds, sr=44100, amplitude=0.5)`` -> float32 (T,)."""
+
+    def make(
+        frequency: float, seconds: float, sr: int = 44100, amplitude: float = 0.5
+    ) -> np.ndarray:
+        time = np.arange(round(seconds * sr)) / sr
+        return (amplitude * np.sin(2 * np.pi * frequency * time)).astype(np.float32)
+
+    return make
