@@ -41,13 +41,16 @@ def main(arguments: list[str]) -> int:
     }
     save_safetensors(encoder, TARGET, METADATA)
     digest = hashlib.sha256(TARGET.read_bytes()).hexdigest()
-    table = ROOT / "svc" / "pretrained.py"
-    text, count = re.subn(
-        r'(WHISPER_TINY_ASSET_SHA256 = )"[^"]*"', rf'\1"{digest}"', table.read_text("utf-8")
-    )
-    if count != 1:
-        print(f"no WHISPER_TINY_ASSET_SHA256 in {table}", file=sys.stderr)
-        return 1
+    table = ROOT / "svc" / "pretrained" / "table.py"
+    text = table.read_text("utf-8")
+    for name, value in (
+        ("WHISPER_TINY_ASSET_SHA256", f'"{digest}"'),
+        ("WHISPER_TINY_ASSET_SIZE", str(TARGET.stat().st_size)),
+    ):
+        text, count = re.subn(rf'^({name} = )("[^"]*"|\d+)', rf"\g<1>{value}", text, flags=re.M)
+        if count != 1:
+            print(f"no {name} in {table}", file=sys.stderr)
+            return 1
     write_text(table, text)
     print(f"{TARGET.relative_to(ROOT)}: {TARGET.stat().st_size} bytes, sha256 {digest}")
     return 0

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import torch
+from doc_section import write_section
 from reference_nets import LIMITS, discriminator_figures, measure, train_step, variants
 
 COLUMNS = {
@@ -25,7 +26,7 @@ COLUMNS = {
     "z": "z, z_p, m_q, logs_q",
     "prior": "m_p, logs_p",
     "lf0": "lf0 (three)",
-    "auto_o": "auto-F0 o",
+    "auto_o": "o from the stored auto F0",
     "auto_f0": "auto F0 (Hz)",
     "kl": "KL of the stored arrays (relative)",
     "kl_whole": "KL of the whole forward (relative)",
@@ -56,7 +57,7 @@ def table(shared: Path, names: list[str]) -> tuple[list[str], bool]:
 
 
 def document(shared: Path, names: list[str]) -> tuple[str, bool]:
-    """Return the text of docs/parity.md, and whether everything is within its limit."""
+    """Return the section of docs/parity.md, and whether everything is within its limit."""
     rows, good = table(shared, names)
     d = discriminator_figures(shared)
     found, expected = (
@@ -76,7 +77,7 @@ def document(shared: Path, names: list[str]) -> tuple[str, bool]:
         for key in keys
     ]
     text = [
-        "# Parity with so-vits-svc 4.1",
+        "## Synthesizer and discriminator",
         "",
         "Made by",
         "",
@@ -89,11 +90,13 @@ def document(shared: Path, names: list[str]) -> tuple[str, bool]:
         "differences from the reference arrays, with `compat=True` and the weights and inputs of "
         "spec_core 12. The limits are those of spec_core 12; `tests/parity` asserts them.",
         "",
-        "Inference with given F0 (first two columns) is plain float32. In the training forward and "
-        "with automatic F0, float32 rounding is amplified to the size of the limits (exp of large "
-        "log deviations; pitch integrated into phase) and differs between CPUs. So there the "
-        "encoders and the flow (in the forward the snake decoder too) run in float64, and what is "
-        "left is the rounding of the reference arrays themselves. The last two columns are the same in plain float32.",
+        "Inference with given F0 is plain float32. In the training forward and for the predicted F0, "
+        "float32 rounding is amplified to the size of the limits (exp of large log deviations) and "
+        "differs between CPUs. So there the encoders and the flow (in the forward the snake decoder, "
+        "for the F0 its decoder too) run in float64, and what is left is the rounding of the "
+        "reference arrays themselves. With automatic F0 the wave is compared from the stored F0: an "
+        "F0 that differs by its rounding, integrated into phase, gives another wave of the same "
+        "sound. The last two columns are forward and automatic F0 in plain float32, end to end.",
         "",
         "The KL term of the stored arrays is exact. That of a whole forward in float64 differs by "
         "the rounding of the stored latents, up to 1.3e-6.",
@@ -118,7 +121,7 @@ def document(shared: Path, names: list[str]) -> tuple[str, bool]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("variants", nargs="*", help="variants with reference arrays; default all")
-    parser.add_argument("--out", type=Path, help="write the whole document there")
+    parser.add_argument("--out", type=Path, help='replace the section "synthesizer" there')
     args = parser.parse_args()
     default = Path(__file__).resolve().parents[2] / "shared"
     shared = Path(os.environ.get("SVC_SHARED", default))
@@ -127,7 +130,7 @@ def main() -> int:
         return 2
     text, good = document(shared, args.variants or variants(shared))
     if args.out:
-        args.out.write_text(text, encoding="utf-8")
+        write_section(args.out, "synthesizer", text)
     print(text)
     return 0 if good else 1
 

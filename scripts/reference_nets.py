@@ -47,7 +47,7 @@ LIMITS = {  # spec_core 12
     "z": 1e-3,
     "prior": 1e-3,
     "lf0": 2e-5,
-    "auto_o": 2e-3,
+    "auto_o": 2e-5,  # ours; spec_core 12 allows 2e-3 end to end
     "auto_f0": 2e-3,
     "kl": 1e-6,
 }
@@ -207,6 +207,12 @@ def measure(shared: Path, variant: str, *, plain: bool = False) -> dict[str, flo
         mix = torch.from_numpy(golden["mix_g"])
         mixed = {**first, "speaker": None, "speaker_mix": mix}
         figures["mix"] = _difference(model.infer(**mixed, noise_scale=0.4)[0], golden["inf_mix_o"])
+    if model.has_auto_f0:
+        # From the stored F0: of an F0 that differs by rounding, integrated into the phase, comes
+        # another wave of the same sound, and by how much depends on the CPU.
+        given = {**first, "f0": torch.from_numpy(golden["inf_auto_f0"])}
+        wav, _ = model.infer(**given, noise_scale=0.4)
+        figures["auto_o"] = _difference(wav, golden["inf_auto_o"])
     if plain:
         figures["o_32"] = _difference(run_forward(model, inputs).wav, golden["fwd_o"])
         if model.has_auto_f0:
@@ -232,9 +238,9 @@ def measure(shared: Path, variant: str, *, plain: bool = False) -> dict[str, flo
     figures["kl"], figures["kl_whole"] = (
         abs(float(value) / float(golden["fwd_kl"]) - 1) for value in (stored, whole)
     )
-    if model.has_auto_f0:
-        wav, f0 = model.infer(**first, noise_scale=0.4, predict_f0=True)
-        figures["auto_o"] = _difference(wav, golden["inf_auto_o"])
+    if model.f0_decoder is not None:
+        model.f0_decoder.double()
+        _, f0 = model.infer(**first, noise_scale=0.4, predict_f0=True)
         figures["auto_f0"] = _difference(f0, golden["inf_auto_f0"])
     return figures
 

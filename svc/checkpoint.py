@@ -1,17 +1,15 @@
 """Weight files: the only place that loads or saves tensors.
 
-Reading never runs code from a file: torch's weights-only unpickler, after a scan that lists every name the pickle asks
-for. Names that only carry bookkeeping (fairseq dictionaries, OmegaConf nodes) are replaced by inert stand-ins; any
-other name is refused and named (spec_encoders 5.2). Saves are atomic.
+Reading never runs code from a file: `svc.torch_file` reads torch's containers through a pickle machine that can only
+make tensors and plain containers. Names that only carry bookkeeping (fairseq dictionaries, OmegaConf nodes) become
+inert objects where that is asked for; any other name is refused and named (spec_encoders 5.2). Saves are atomic.
 """
 
 from __future__ import annotations
 
 import logging
-import pickle
 import re
 import shutil
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,29 +19,13 @@ from torch import Tensor, nn
 
 from svc.atomic import atomic_path, make_folder
 from svc.errors import CheckpointError, MissingFileError, OutputError
-from svc.safe_pickle import forbidden_globals, stand_ins
+from svc.safe_pickle import RefusedError, UnsupportedError, printable
+from svc.torch_file import read_torch_file
 
 logger = logging.getLogger(__name__)
 
 _MAX_LISTED = 6  # tensors named in one error line
-
-
-def _explain(path: Path, error: BaseException, *, allow_inert: bool = False) -> CheckpointError:
-    """Say why a file could not be loaded: refused, or damaged."""
-    try:
-        refused = forbidden_globals(path, allow_inert=allow_inert)
-    except (OSError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError):
-        refused = []
-    if refused:
-        return CheckpointError(
-            f"{path}: refused: loading it would call {', '.join(refused[:3])}, which could run any "
-            "code; get the file from a source you trust, as plain tensors or .safetensors"
-        )
-    logger.debug("%s: %s: %s", path, type(error).__name__, error)
-    return CheckpointError(
-        f"{path}: not a readable checkpoint ({path.stat().st_size:,} bytes; truncated, damaged or "
-        "another format); copy or download it again"
-    )
+_MAX_NAMES = 3  # callables named in one error line
 
 
 def _existing(path: str | Path) -> Path:
@@ -58,7 +40,8 @@ def load_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
 
     Args:
         path: a `.pth`/`.pt` file, or `.safetensors` (returned as ``{"model": tensors, "metadata": texts}``).
-        mmap: map the tensors from disk instead of reading them (zip format only).
+        mmap: map the tensors from disk instead of reading them. Such a tensor may be written to: the file stays as
+            it is.
 
     Returns:
         The dictionary that was saved.
@@ -83,31 +66,29 @@ def load_tensor(path: str | Path) -> Tensor:
     return loaded
 
 
-def _load(file: Path, *, mmap: bool, allow_inert: bool = False) -> Any:
+def _load(file: Path, *, mmap: bool, inert: bool = False, drop: Sequence[str] = ()) -> Any:
     try:
-        # mmap needs the zip container; the older stream format has none.
-        return torch.load(
-            file, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(file)
-        )
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        TypeError,
-        IndexError,
-        UnicodeDecodeError,
-        AssertionError,
-    ) as error:
-        # The list is long because the legacy reader trips over garbage in as many ways.
-        raise _explain(file, error, allow_inert=allow_inert) from error
+        return read_torch_file(file, mapped=mmap, inert=inert, drop=drop)
+    except RefusedError as error:
+        raise CheckpointError(
+            f"{file}: refused: loading it would call {', '.join(error.names[:_MAX_NAMES])}, which "
+            "plain tensors never need and which could run any code; get the file from a source you "
+            "trust, as plain tensors or .safetensors"
+        ) from error
+    except UnsupportedError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}") from error
+    except (OSError, ValueError) as error:
+        logger.debug("%s: %s: %s", file, type(error).__name__, error)
+        raise CheckpointError(
+            f"{file}: not a readable checkpoint ({file.stat().st_size:,} bytes; truncated, damaged "
+            "or another format); copy or download it again"
+        ) from error
 
 
-def _load_mapping(file: Path, *, mmap: bool, allow_inert: bool = False) -> dict[str, Any]:
-    loaded = _load(file, mmap=mmap, allow_inert=allow_inert)
+def _load_mapping(
+    file: Path, *, mmap: bool, inert: bool = False, drop: Sequence[str] = ()
+) -> dict[str, Any]:
+    loaded = _load(file, mmap=mmap, inert=inert, drop=drop)
     if not isinstance(loaded, Mapping):
         raise CheckpointError(
             f"{file}: holds a {type(loaded).__name__}, not a dictionary of weights; is it the right file?"
@@ -120,8 +101,8 @@ def load_restricted(
 ) -> dict[str, Any]:
     """Load a fairseq-type file without fairseq (spec_encoders 5).
 
-    Classes that only carry settings come back as inert stand-ins; the tensors are mapped from disk where the format
-    allows, so an optimizer state of a gigabyte is never read.
+    Classes that only carry settings come back as `svc.safe_pickle.Inert`. The tensors are mapped from disk (of the
+    older container those at odd positions are read), so an optimizer state of a gigabyte is never read.
 
     Args:
         path: the file.
@@ -134,16 +115,7 @@ def load_restricted(
         MissingFileError: no such file.
         CheckpointError: truncated, or refused: it names a callable outside the list of harmless ones.
     """
-    file = _existing(path)
-    try:
-        refused, replaced = forbidden_globals(file, allow_inert=True), stand_ins(file)
-    except (OSError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        raise _explain(file, error) from error
-    if refused:
-        raise _explain(file, pickle.UnpicklingError(f"it calls {refused[0]}"))
-    with torch.serialization.safe_globals(list(replaced)):
-        loaded = _load_mapping(file, mmap=True, allow_inert=True)
-    return {key: value for key, value in loaded.items() if key not in drop}
+    return _load_mapping(_existing(path), mmap=True, inert=True, drop=drop)
 
 
 def _tensor_bytes(value: Any) -> int:
@@ -220,7 +192,7 @@ def save_safetensors(
 
 
 def _listing(lines: Iterable[str]) -> str:
-    items = list(lines)
+    items = [printable(line) for line in lines]
     shown = "; ".join(items[:_MAX_LISTED])
     return shown + (f"; and {len(items) - _MAX_LISTED} more" if len(items) > _MAX_LISTED else "")
 

@@ -6,9 +6,21 @@ import logging
 
 import torch
 
-from svc.errors import DeviceError
+from svc.errors import ConfigError, DeviceError
 
 logger = logging.getLogger(__name__)
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+"""How the large matrix products of a net are computed; norms and residual sums stay float32."""
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def precision_dtype(precision: str) -> torch.dtype:
+    """Return torch's type for a name of `PRECISIONS`. Raises ConfigError for another name."""
+    if precision not in _DTYPES:
+        raise ConfigError(f'precision "{precision}" is unknown; use {", ".join(PRECISIONS)}')
+    return _DTYPES[precision]
 
 
 def available_devices() -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 SHARED = Path(os.environ.get("SVC_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 DATA = Path(__file__).parent / "data"
@@ -54,3 +56,30 @@ def sine() -> Callable[..., np.ndarray]:
         return (amplitude * np.sin(2 * np.pi * frequency * time)).astype(np.float32)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def assert_same_energies() -> Callable[..., None]:
+    """Return a function that compares a log-mel with a stored float32 one, band by band.
+
+    What is compared are energies, as parts of the loudest band of their frame: the rounding of a
+    float32 transform is as large as that in every band, and the logarithm of a quiet band shows it
+    magnified, by how much differs between CPUs. Ours is computed in float64, so the outcome is the
+    same on all of them.
+    """
+
+    def check(
+        ours: torch.Tensor,
+        expected: torch.Tensor,
+        *,
+        bands: int = 1,
+        base: float = math.e,
+        limit: float = 1e-6,
+    ) -> None:
+        assert ours.dtype == torch.float64, "compute it in double precision"
+        assert ours.shape == expected.shape
+        energy = base ** expected.double()
+        error = (base**ours - energy).abs() / energy.amax(bands, keepdim=True)
+        assert float(error.max()) <= limit
+
+    return check

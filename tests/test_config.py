@@ -21,7 +21,7 @@ from svc.config import (
     save_config,
     save_diffusion_config,
 )
-from svc.config.synthesizer import SPEECH_ENCODER_DIMS
+from svc.config.encoders import SPEECH_ENCODER_DIMS
 from svc.errors import ConfigError, MissingFileError
 
 ROOT = Path(__file__).resolve().parents[1]

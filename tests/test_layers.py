@@ -16,7 +16,9 @@ PACKAGE = ROOT / "svc"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 BASE = {"errors", "atomic", "progress"}
-SUPPORT = {"config", "checkpoint", "safe_pickle", "pretrained", "devices"}
+SUPPORT = {
+    "config", "checkpoint", "torch_file", "lazy_tensors", "safe_pickle", "pretrained", "devices",
+}  # fmt: skip
 NETS = {"speech", "f0", "vocoder", "diffusion", "retrieval"}
 BELOW_NETS = BASE | SUPPORT | {"audio"}
 BELOW_TOP = BELOW_NETS | NETS | {"dataset", "synthesizer", "demo"}
@@ -28,9 +30,11 @@ ALLOWED: dict[str, set[str]] = {
     "progress": set(),
     "atomic": {"errors"},
     "audio": {"errors", "atomic"},
-    "safe_pickle": {"errors"},
+    "safe_pickle": set(),
+    "lazy_tensors": {"safe_pickle"},
+    "torch_file": {"safe_pickle", "lazy_tensors"},
     "config": {"errors", "atomic"},
-    "checkpoint": {"errors", "atomic", "safe_pickle"},
+    "checkpoint": {"errors", "atomic", "safe_pickle", "torch_file"},
     "devices": {"errors"},
     "pretrained": {"errors", "config"},
     **dict.fromkeys(NETS, BELOW_NETS),
@@ -38,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "dataset": BELOW_NETS | NETS,
     "synthesizer": BELOW_NETS | {"vocoder"},
     **dict.fromkeys(TOP, BELOW_TOP),
-    "cli": TOP | {"dataset", "demo", "config", "devices"} | BASE,
+    "cli": TOP | {"dataset", "demo", "speech", "pretrained", "config", "devices"} | BASE,
     "__main__": {"cli"},
     "__init__": {"conversion"},
 }

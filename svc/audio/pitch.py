@@ -32,6 +32,8 @@ class F0Track:
 
     f0: npt.NDArray[np.float32]  # (N,) Hz, gaps filled; all 0 where nothing is voiced
     uv: npt.NDArray[np.float32]  # (N,) 1 = voiced, 0 = unvoiced
+    # (N,) 0..1, how sure the method is of the pitch; None where it does not say
+    confidence: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         f0, uv = np.asarray(self.f0, dtype=np.float32), np.asarray(self.uv, dtype=np.float32)
@@ -39,6 +41,11 @@ class F0Track:
             raise ValueError(f"f0 {f0.shape} and uv {uv.shape} must both be (N,)")
         object.__setattr__(self, "f0", f0)
         object.__setattr__(self, "uv", uv)
+        if self.confidence is not None:
+            confidence = np.asarray(self.confidence, dtype=np.float32)
+            if confidence.shape != f0.shape:
+                raise ValueError(f"confidence {confidence.shape} must be as long as f0 {f0.shape}")
+            object.__setattr__(self, "confidence", confidence)
 
     def __len__(self) -> int:
         return len(self.f0)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from svc.cli.options import add_argument, add_device, add_seed
+from svc.cli.options import add_argument, add_device, add_encoder_precision, add_seed
 from svc.cli.progress import progress_bar
 from svc.errors import ConfigError, SvcError
 
@@ -34,8 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("-c", "--config_path", metavar="FILE", help="its config (default: config.json beside it)")
     text = "voices, by name or number; each sings every song (default: the model's only voice)"
     flag("-s", "--spk_list", metavar="NAME", nargs="+", help=text)
-    text = "weights of the speech encoder (default: their place under pretrain/)"
-    flag("--encoder_path", metavar="FILE", help=text)
+    text = (
+        "weights of the speech encoder, a file or a Hugging Face folder; for two fused encoders "
+        "ID=PATH[,ID=PATH] (default: as the config says, else their place under pretrain/)"
+    )
+    flag("--encoder_path", metavar="PATH", help=text)
+    add_encoder_precision(group)
     add_device(group)
 
     flag = partial(add_argument, parser.add_argument_group("songs"))
@@ -198,6 +202,7 @@ def run(args: argparse.Namespace) -> int:
             f0_max=args.f0_max,
             f0_threshold=args.f0_filter_threshold,
             encoder_path=args.encoder_path,
+            encoder_precision=args.encoder_precision,
             compat=args.compat,
         ) as converter,
         progress_bar("infer") as progress,

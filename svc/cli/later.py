@@ -23,5 +23,5 @@ def run(args: argparse.Namespace) -> int:
     """Refuse in one line."""
     raise SvcError(
         f"svc {args.command} ({LATER[args.command]}) is not in this version yet; this version has "
-        "slice, resample, preprocess, train, infer, compare and demo"
+        "slice, resample, preprocess, train, infer, encoders, compare and demo"
     )

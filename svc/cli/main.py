@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "preprocess": "file lists, configs and features of a dataset",
     "train": "train a voice",
     "infer": "sing songs with a trained voice",
+    "encoders": "content encoders: which there are and which files are found; --check tries them",
     "compare": "measure a conversion: F0, voicing, loudness, distance to both voices; draws a picture",
     "demo": "write a small synthetic data set and song",
     **{name: f"{text} (not in this version yet)" for name, text in later.LATER.items()},

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from svc.cli.options import add_argument, add_device, add_seed
+from svc.cli.options import add_argument, add_device, add_encoder_precision, add_seed
 from svc.cli.progress import progress_bar
 from svc.cli.report import count, left_out
 from svc.config import F0_PREDICTORS
@@ -80,15 +80,16 @@ def _add_config_arguments(group: argparse._ArgumentGroup) -> None:
         group,
         "--speech_encoder",
         metavar="NAME",
-        help="content encoder: vec768l12, vec256l9, whisper-ppg, whisper-ppg-tiny (needs no "
-        "download), ... (default: the template's, vec768l12)",
+        help="content encoder, see  svc encoders : vec768l12, whisper-ppg-tiny (needs no download), "
+        "...; two joined by + are fused: vec768l12+whisper-ppg-tiny (default: the template's, "
+        "vec768l12)",
     )
     add_argument(
         group,
         "--encoder_path",
-        type=Path,
-        metavar="FILE",
-        help="weight file of the encoder, when it is not the usual one in pretrain/",
+        metavar="PATH",
+        help="weights of the encoder when they are not the usual ones in pretrain/, a file or a "
+        "Hugging Face folder; for fused encoders ID=PATH[,ID=PATH]; the config records it",
     )
     add_argument(
         group, "--vol_aug", action="store_true", help="volume embedding and volume augmentation"
@@ -116,6 +117,14 @@ def _add_feature_arguments(group: argparse._ArgumentGroup) -> None:
         default=1100.0,
         metavar="HZ",
         help="highest pitch (default: 1100)",
+    )
+    add_encoder_precision(group)
+    add_argument(
+        group,
+        "--encoder_batch",
+        type=int,
+        metavar="N",
+        help="clips encoded at a time (default: 1 on the CPU, 8 elsewhere)",
     )
     add_argument(
         group,
@@ -165,6 +174,8 @@ def run(args: argparse.Namespace) -> int:
         f0_min=args.f0_min,
         f0_max=args.f0_max,
         device=args.device,
+        encoder_precision=args.encoder_precision,
+        encoder_batch=args.encoder_batch,
         jobs=args.num_processes,
         use_diff=args.use_diff,
         spec_cache=args.spec_cache,

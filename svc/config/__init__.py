@@ -8,9 +8,17 @@ from svc.config.diffusion import (
     new_diffusion_config,
     save_diffusion_config,
 )
+from svc.config.encoders import (
+    SPEECH_ENCODER_DIMS,
+    WIDE_FILTER_ENCODERS,
+    check_encoder_width,
+    encoder_dim,
+    encoder_paths,
+    encoders_of_width,
+    split_encoders,
+)
 from svc.config.synthesizer import (
     F0_PREDICTORS,
-    SPEECH_ENCODER_DIMS,
     VOCODER_NAMES,
     DataConfig,
     ModelConfig,
@@ -27,11 +35,16 @@ __all__ = [
     "F0_PREDICTORS",
     "SPEECH_ENCODER_DIMS",
     "VOCODER_NAMES",
+    "WIDE_FILTER_ENCODERS",
     "DataConfig",
     "DiffusionConfig",
     "ModelConfig",
     "SvcConfig",
     "TrainConfig",
+    "check_encoder_width",
+    "encoder_dim",
+    "encoder_paths",
+    "encoders_of_width",
     "find_template",
     "load_config",
     "load_diffusion_config",
@@ -40,4 +53,5 @@ __all__ = [
     "parse_config",
     "save_config",
     "save_diffusion_config",
+    "split_encoders",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from svc.atomic import write_text
+from svc.config.encoders import split_encoders
 from svc.config.schema import read_section, read_spk, read_text, warn_unknown, write_section
 from svc.errors import ConfigError
 
@@ -21,8 +22,8 @@ class DiffusionData:
 
     sampling_rate: int  # Hz
     block_size: int  # hop length, samples
-    encoder: str
-    encoder_out_channels: int
+    encoder: str  # one id of `SPEECH_ENCODER_DIMS`, or two fused
+    encoder_out_channels: int  # width of its units
     duration: float = 2  # seconds of a training crop
     cnhubertsoft_gate: int = 10  # unused
     encoder_sample_rate: int = 16000
@@ -31,6 +32,12 @@ class DiffusionData:
     validation_files: str = "filelists/val.txt"
     extensions: tuple[str, ...] = ("wav",)
     unit_interpolate_mode: str = "left"
+
+    def __post_init__(self) -> None:
+        try:
+            split_encoders(self.encoder)
+        except ConfigError as error:
+            raise ConfigError(f'"data.encoder": {error}') from None
 
 
 @dataclass(frozen=True)

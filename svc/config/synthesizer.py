@@ -16,9 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from svc.atomic import write_text
+from svc.config.encoders import (
+    SPEECH_ENCODER_DIMS,
+    WIDE_FILTER_ENCODERS,
+    encoder_dim,
+    encoder_paths,
+    split_encoders,
+)
 from svc.config.schema import (
     extension,
-    nearest,
     read_section,
     read_spk,
     read_text,
@@ -28,29 +34,6 @@ from svc.config.schema import (
 from svc.errors import ConfigError
 
 logger = logging.getLogger(__name__)
-
-SPEECH_ENCODER_DIMS: dict[str, int] = {
-    "vec768l12": 768,
-    "vec256l9": 256,
-    "vec256l9-onnx": 256,
-    "vec256l12-onnx": 256,
-    "vec768l9-onnx": 768,
-    "vec768l12-onnx": 768,
-    "hubertsoft": 256,
-    "hubertsoft-onnx": 256,
-    "whisper-ppg": 1024,
-    "whisper-ppg-large": 1280,
-    "whisper-ppg-tiny": 384,
-    "whisper-ppg-base": 512,
-    "whisper-ppg-small": 768,
-    "cnhubertlarge": 1024,
-    "dphubert": 768,
-    "wavlmbase+": 768,
-}
-"""Width of the units of each content encoder (spec_encoders 1; the three small Whispers are ours)."""
-
-WIDE_FILTER_ENCODERS = frozenset({"whisper-ppg", "whisper-ppg-large", "cnhubertlarge"})
-"""Encoders for which the original also widens filter_channels to the units' width (spec_core 1.6)."""
 
 F0_PREDICTORS = ("pm", "dio", "harvest", "crepe", "rmvpe", "fcpe")
 VOCODER_NAMES = ("nsf-hifigan", "nsf-snake-hifigan")
@@ -160,7 +143,7 @@ class ModelConfig:
     use_automatic_f0_prediction: bool = True
     vol_embedding: bool = False
     vocoder_name: str = "nsf-hifigan"
-    speech_encoder: str = "vec768l12"
+    speech_encoder: str = "vec768l12"  # one id, or two fused: "vec768l12+whisper-ppg-tiny"
     use_spectral_norm: bool = False
     speaker_embedding: bool = False  # unused
     n_layers_q: int = 3  # unused
@@ -168,7 +151,8 @@ class ModelConfig:
         None
     )  # Hz of the harmonic source; the original's is 44100
     discriminator_width: float = extension(1.0)  # scales the discriminator's channels
-    encoder_path: str | None = extension(None)  # weight file of the speech encoder
+    encoder_path: str | None = extension(None)  # its weights where they are not under pretrain/:
+    # a file or folder; for a fusion "ID=PATH,ID=PATH"
 
     def __post_init__(self) -> None:
         kernels, dilations = self.resblock_kernel_sizes, self.resblock_dilation_sizes
@@ -188,12 +172,11 @@ class ModelConfig:
                 f'"model.hidden_channels" ({self.hidden_channels}) a multiple of '
                 f'"model.n_heads" ({self.n_heads})'
             )
-        if self.speech_encoder.split("+")[0] not in SPEECH_ENCODER_DIMS and (
-            self.speech_encoder not in SPEECH_ENCODER_DIMS
-        ):
-            near = nearest(self.speech_encoder, SPEECH_ENCODER_DIMS)
-            hint = f'; did you mean "{near}"?' if near else ""
-            raise ConfigError(f'"model.speech_encoder" is unknown: "{self.speech_encoder}"{hint}')
+        try:
+            split_encoders(self.speech_encoder)
+        except ConfigError as error:
+            raise ConfigError(f'"model.speech_encoder": {error}') from None
+        encoder_paths(self.speech_encoder, self.encoder_path, what='"model.encoder_path"')
         if self.vocoder_name not in VOCODER_NAMES:
             raise ConfigError(
                 f'"model.vocoder_name" must be one of {", ".join(VOCODER_NAMES)}, '
@@ -322,33 +305,30 @@ def new_config(
 
     Args:
         template: a loaded template.
-        speech_encoder: id of the content encoder; sets ssl_dim, gin_channels and, for the wide ones, filter_channels.
+        speech_encoder: id of the content encoder, or two joined by "+"; sets ssl_dim, gin_channels and, for the wide
+            ones, filter_channels.
         speakers: folder name -> id.
         vol_aug: volume embedding and augmentation.
         tiny: force filter_channels to 512 as `--tiny` does.
-        encoder_path: a weight file other than the encoder's default one.
+        encoder_path: weights other than the encoder's default ones, see `svc.config.encoders.encoder_paths`.
 
     Returns:
         The config of the new voice.
 
     Raises:
-        ConfigError: unknown encoder.
+        ConfigError: unknown encoder, or a path that does not say whose it is.
     """
-    dim = SPEECH_ENCODER_DIMS.get(speech_encoder)
-    if dim is None:
-        near = nearest(speech_encoder, SPEECH_ENCODER_DIMS)
-        raise ConfigError(
-            f'unknown speech encoder "{speech_encoder}"'
-            + (
-                f'; did you mean "{near}"?'
-                if near
-                else f"; known: {', '.join(SPEECH_ENCODER_DIMS)}"
-            )
-        )
+    dim = encoder_dim(speech_encoder)
+    encoder_paths(speech_encoder, encoder_path)
+    # The widths of speaker embedding and feed-forward parts have nothing to do with how much the
+    # units say, so a fusion keeps those of a voice with its first encoder alone.
+    leader = split_encoders(speech_encoder)[0]
+    width = SPEECH_ENCODER_DIMS[leader]
     model = template.model
     # A template that is narrower than the encoder on purpose (the quick one) keeps its narrow speaker embedding.
-    standard = model.gin_channels == model.ssl_dim
-    filters = dim if speech_encoder in WIDE_FILTER_ENCODERS and standard else model.filter_channels
+    usual = SPEECH_ENCODER_DIMS[split_encoders(model.speech_encoder)[0]]
+    standard = model.gin_channels in (model.ssl_dim, usual)
+    filters = width if leader in WIDE_FILTER_ENCODERS and standard else model.filter_channels
     return dataclasses.replace(
         template,
         path=None,
@@ -358,7 +338,7 @@ def new_config(
             model,
             speech_encoder=speech_encoder,
             ssl_dim=dim,
-            gin_channels=dim if standard else model.gin_channels,
+            gin_channels=width if standard else model.gin_channels,
             filter_channels=512 if tiny else filters,
             n_speakers=max(speakers.values(), default=0) + 1,
             vol_embedding=vol_aug or model.vol_embedding,

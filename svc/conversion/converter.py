@@ -66,6 +66,7 @@ class Converter:
         f0_max: float = 1100.0,
         f0_threshold: float = 0.05,
         encoder_path: str | Path | None = None,
+        encoder_precision: str = "fp32",
         pretrain_dir: str | Path = "pretrain",
         compat: bool = False,
     ) -> Converter:
@@ -79,8 +80,10 @@ class Converter:
             f0_min: lowest pitch looked for, Hz.
             f0_max: highest pitch looked for, Hz.
             f0_threshold: voicing threshold of the neural predictors.
-            encoder_path: weight file of the speech encoder; None = what the config says, else its
-                default place.
+            encoder_path: weights of the speech encoder, a file or a Hugging Face folder; for two
+                fused ones "ID=PATH,ID=PATH". What is not named: as the config says, else the
+                default place under `pretrain_dir`.
+            encoder_precision: "fp32", or "bf16" or "fp16" for the encoder's matrix products.
             pretrain_dir: folder of downloaded weights.
             compat: cut, join and round as the original does.
 
@@ -101,6 +104,7 @@ class Converter:
                 f0_max=f0_max,
                 f0_threshold=f0_threshold,
                 encoder_path=encoder_path,
+                encoder_precision=encoder_precision,
                 pretrain_dir=pretrain_dir,
                 compat=compat,
             )

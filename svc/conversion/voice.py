@@ -13,16 +13,18 @@ from svc.audio.frames import expand_units
 from svc.audio.loudness import frame_volume, match_envelope
 from svc.audio.pitch import transpose
 from svc.audio.resample import sinc_resample
-from svc.config import SPEECH_ENCODER_DIMS, load_config
+from svc.config import check_encoder_width, encoder_paths, load_config
 from svc.conversion.chunks import FloatArray
 from svc.conversion.options import InferOptions
-from svc.devices import resolve_device
-from svc.errors import ConfigError, SvcError
+from svc.devices import precision_dtype, resolve_device
+from svc.errors import SvcError
 from svc.f0 import F0Predictor, build_f0_predictor
 from svc.speech import SpeechEncoder, build_speech_encoder
+from svc.speech.locate import check_given
 from svc.synthesizer import Synthesizer, load_synthesizer
 
 ENCODER_SR = 16000  # Hz, what every speech encoder hears
+_OWN_ENCODER = "set model.speech_encoder to the one the voice was trained with"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,13 @@ class Voice:
     compat: bool = False
 
     def __post_init__(self) -> None:
-        check_width(self.encoder.name, self.encoder.dim, self.synthesizer.config.ssl_dim)
+        check_encoder_width(
+            self.encoder.name,
+            self.synthesizer.config.ssl_dim,
+            where="this voice",
+            advice=_OWN_ENCODER,
+            width=self.encoder.dim,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -127,16 +135,26 @@ def load_voice(
     f0_max: float = 1100.0,
     f0_threshold: float = 0.05,
     encoder_path: str | Path | None = None,
+    encoder_precision: str = "fp32",
     pretrain_dir: str | Path = "pretrain",
     compat: bool = False,
 ) -> Voice:
     """Load a voice; see `Converter.from_files`, which passes everything on."""
+    precision_dtype(encoder_precision)  # an unknown one is refused before anything is read
     beside = Path(model_path).parent / "config.json"
     config = load_config(beside if config_path is None else config_path)
     data, model = config.data, config.model
-    dim = SPEECH_ENCODER_DIMS.get(model.speech_encoder)
-    if dim is not None:
-        check_width(model.speech_encoder, dim, model.ssl_dim)
+    check_encoder_width(
+        model.speech_encoder, model.ssl_dim, where=str(config.path), advice=_OWN_ENCODER
+    )
+    given = None if encoder_path is None else str(encoder_path)
+    own = {
+        **encoder_paths(model.speech_encoder, model.encoder_path, what='"model.encoder_path"'),
+        **encoder_paths(model.speech_encoder, given),
+    }
+    # Before any net is loaded. Default files are looked for later: where the config is not the
+    # checkpoint's, it is no use to ask for the encoder that the config names.
+    check_given(model.speech_encoder, own)
     where = device if isinstance(device, torch.device) else resolve_device(device)
     predictor = build_f0_predictor(
         f0_predictor,
@@ -150,12 +168,12 @@ def load_voice(
         compat=compat,
     )
     synthesizer = load_synthesizer(Path(model_path), config, device=where, compat=compat)
-    weights = encoder_path if encoder_path is not None else model.encoder_path
     encoder = build_speech_encoder(
         model.speech_encoder,
         device=where,
-        path=None if weights is None else Path(weights),
+        path=own,
         pretrain_dir=Path(pretrain_dir),
+        precision=encoder_precision,
     )
     return Voice(
         synthesizer,
@@ -166,16 +184,4 @@ def load_voice(
         hop_length=data.hop_length,
         unit_interpolate_mode=data.unit_interpolate_mode,
         compat=compat,
-    )
-
-
-def check_width(encoder: str, dim: int, ssl_dim: int) -> None:
-    """Raise ConfigError when the encoder's units are not as wide as the voice was trained on."""
-    if dim == ssl_dim:
-        return
-    fitting = [name for name, width in SPEECH_ENCODER_DIMS.items() if width == ssl_dim]
-    raise ConfigError(
-        f'the speech encoder "{encoder}" gives units {dim} wide, the model takes {ssl_dim} '
-        "(model.ssl_dim): set model.speech_encoder to the one it was trained with "
-        f"({', '.join(fitting) or 'none known'})"
     )

@@ -34,8 +34,9 @@ class ConfigOptions:
     train_list: Path = Path("filelists/train.txt")
     val_list: Path = Path("filelists/val.txt")
     template: str | None = None  # name or path; None = template.json, or template_tiny.json
-    speech_encoder: str | None = None  # None = the template's
-    encoder_path: Path | None = None  # weight file other than the encoder's own
+    speech_encoder: str | None = None  # one, or two joined by "+"; None = the template's
+    encoder_path: str | None = None  # weights other than the default ones, see `encoder_paths`;
+    # None = the template's, where the encoder is the template's too
     vol_aug: bool = False  # volume embedding and augmentation
     tiny: bool = False
 
@@ -72,9 +73,13 @@ def build_config(options: ConfigOptions, speakers: Iterable[str]) -> tuple[SvcCo
         The config, and notes for the user.
 
     Raises:
-        ConfigError: unknown encoder, or a template that is no config.
+        ConfigError: unknown encoder, a path that does not say whose it is, or a template that is no
+            config.
     """
     template = load_template(options)
+    encoder, path = options.speech_encoder or template.model.speech_encoder, options.encoder_path
+    if path is None and encoder == template.model.speech_encoder:
+        path = template.model.encoder_path
     notes: list[str] = []
     earlier = _earlier(options.config_path, notes)
     known: Mapping[str, int] = earlier.spk if earlier is not None else {}
@@ -82,11 +87,11 @@ def build_config(options: ConfigOptions, speakers: Iterable[str]) -> tuple[SvcCo
     ids = assign_ids(names, known)
     config = new_config(
         template,
-        speech_encoder=options.speech_encoder or template.model.speech_encoder,
+        speech_encoder=encoder,
         speakers=ids,
         vol_aug=options.vol_aug,
         tiny=options.tiny,
-        encoder_path=None if options.encoder_path is None else str(options.encoder_path),
+        encoder_path=path,
     )
     rows = max(ids.values()) + 1
     if earlier is not None and known.keys() & ids.keys():

@@ -16,7 +16,6 @@ array, which goes through a reader that takes nothing but floats.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from torch import Tensor
 
 from svc.atomic import atomic_path, output_error, write_text
 from svc.config import SvcConfig
+from svc.dataset.fingerprint import fingerprint, same_recording
 from svc.dataset.old_arrays import read_array
 from svc.dataset.tensor_files import load_tensor, save_tensor
 from svc.errors import DatasetError, MissingFileError
@@ -49,7 +49,9 @@ class FeatureSettings:
     hop_length: int  # samples
     filter_length: int = 2048  # n_fft of the spectrogram
     win_length: int = 2048  # samples
-    encoder_file: str | None = None  # hash of a weight file other than the encoder's own
+    encoder_file: str | None = None  # hash of the encoder's weights
+    own_weights: bool = False  # the user's, not those at the encoder's default place
+    encoder_precision: str = "fp32"  # of the encoder's matrix products
     f0_predictor: str = "fcpe"
     f0_min: float = 50.0  # Hz
     f0_max: float = 1100.0  # Hz
@@ -63,7 +65,13 @@ class FeatureSettings:
         if part == "units":
             # Units depend on the recording's rate only through resampling to 16 kHz, which the
             # file's own hash covers.
-            return {"speech_encoder": self.speech_encoder, "encoder_file": self.encoder_file}
+            units: PartSettings = {
+                "speech_encoder": self.speech_encoder,
+                "encoder_file": self.encoder_file,
+            }
+            if self.encoder_precision != "fp32":
+                units["encoder_precision"] = self.encoder_precision
+            return units
         if part == "f0":
             return {
                 "f0_predictor": self.f0_predictor,
@@ -74,6 +82,15 @@ class FeatureSettings:
         if part == "spec":
             return {"filter_length": self.filter_length, "win_length": self.win_length, **frames}
         return frames
+
+    def fits(self, part: str, recorded: Any) -> bool:
+        """Return whether a part was made with these settings, by what the side-car says of it."""
+        wanted = self.of(part)
+        known = isinstance(recorded, Mapping) and recorded.get("encoder_file") is not None
+        if part == "units" and not known and not self.own_weights:
+            # Side-cars of the first release have no hash where the default weights were used.
+            wanted["encoder_file"] = None
+        return bool(recorded == wanted)
 
 
 @dataclass(frozen=True)
@@ -121,37 +138,6 @@ class FeaturePaths:
         return Path(str(wav).replace(".wav", ".spec.pt"))
 
 
-def file_hash(path: Path) -> str:
-    """Return the BLAKE2b hash of a file's content, 128 bits in hexadecimal."""
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _fingerprint(wav: Path, *, with_hash: bool) -> dict[str, Any]:
-    stat = wav.stat()
-    found: dict[str, Any] = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    if with_hash:
-        found["blake2b"] = file_hash(wav)
-    return found
-
-
-def _same_recording(wav: Path, recorded: Any) -> bool:
-    """Compare size and time; where only the time differs (a copied data set) the content
-    decides.
-    """
-    if not isinstance(recorded, Mapping):
-        return False
-    quick = _fingerprint(wav, with_hash=False)
-    if quick["size"] != recorded.get("size"):
-        return False
-    if quick["mtime_ns"] == recorded.get("mtime_ns"):
-        return True
-    return bool(_fingerprint(wav, with_hash=True)["blake2b"] == recorded.get("blake2b"))
-
-
 def _read_meta(path: Path) -> dict[str, Any] | None:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
@@ -195,12 +181,12 @@ class FeatureCache:
         them (spec_core 10, D6).
         """
         paths, meta = FeaturePaths.of(wav), _read_meta(FeaturePaths.of(wav).meta)
-        if meta is None or not _same_recording(wav, meta.get("wav")):
+        if meta is None or not same_recording(wav, meta.get("wav")):
             return set(parts)
         return {
             part
             for part in parts
-            if meta.get(part) != self.settings.of(part) or not getattr(paths, part).is_file()
+            if not self.settings.fits(part, meta.get(part)) or not getattr(paths, part).is_file()
         }
 
     def is_fresh(self, wav: Path, parts: tuple[str, ...] = ("units", "f0", "volume")) -> bool:
@@ -229,7 +215,9 @@ class FeatureCache:
                     f"{wav}: its {part} came out empty or not finite; listen to the recording and "
                     "replace it"
                 )
-        kept = {part for part in PARTS if part not in self.stale(wav, PARTS)} - parts.keys()
+        fresh = set(PARTS) - self.stale(wav, PARTS) - parts.keys()
+        # What is kept keeps its record too: nothing new is known about it.
+        earlier = _read_meta(paths.meta) or {}
         # Without a side-car nothing is fresh, so a crash between two files never leaves a mixed set
         # that looks whole.
         try:
@@ -246,8 +234,12 @@ class FeatureCache:
                 _save_array(tensor.numpy(), getattr(paths, part))
         meta = {
             "version": META_VERSION,
-            "wav": _fingerprint(wav, with_hash=True),
-            **{part: self.settings.of(part) for part in PARTS if part in kept or part in parts},
+            "wav": fingerprint(wav, with_hash=True),
+            **{
+                part: self.settings.of(part) if part in parts else earlier[part]
+                for part in PARTS
+                if part in parts or part in fresh
+            },
         }
         write_text(paths.meta, json.dumps(meta, indent=1) + "\n")
 
@@ -316,7 +308,7 @@ class FeatureCache:
     def _check_meta(self, wav: Path, meta: Mapping[str, Any]) -> None:
         if not wav.is_file():
             raise MissingFileError(f"{wav} is not there; run  svc preprocess")
-        if not _same_recording(wav, meta.get("wav")):
+        if not same_recording(wav, meta.get("wav")):
             raise DatasetError(f"{wav} has changed since its features were made; {_ADVICE}")
         units, frames = meta.get("units"), self.settings.of("volume")
         wanted = self.settings.speech_encoder

@@ -12,16 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from svc.config import SvcConfig, load_config
+from svc.config import SvcConfig, check_encoder_width, encoder_paths, load_config
 from svc.dataset.clips import MIN_SECONDS, LeftOut, read_clip
 from svc.dataset.configs import ConfigOptions, build_config, write_configs
 from svc.dataset.extraction import Extractor, ExtractorOptions, extract_features
-from svc.dataset.features import FeatureSettings, file_hash
+from svc.dataset.features import FeatureSettings
 from svc.dataset.filelist import scan_speakers, split, unlistable, write_filelist
+from svc.dataset.fingerprint import weights_hash
 from svc.dataset.pool import job_count, run_jobs
-from svc.errors import ConfigError, DatasetError, MissingFileError
+from svc.devices import precision_dtype
+from svc.errors import ConfigError, DatasetError
 from svc.pretrained import PRETRAIN_DIR
 from svc.progress import Progress, silent
+from svc.speech.locate import check_given, locate_encoder
 
 Stage = Literal["all", "config", "features"]
 _LONG_SECONDS = 30.0  # longer clips waste memory: training reads at most 9 s of one at a time
@@ -39,6 +42,8 @@ class PreprocessOptions:
     f0_min: float = 50.0  # Hz
     f0_max: float = 1100.0  # Hz
     device: str | None = None  # None = the best one
+    encoder_precision: str = "fp32"  # of the encoder's matrix products
+    encoder_batch: int | None = None  # clips encoded together; None = 1 on the CPU, else 8
     jobs: int = 1  # processes, each with an encoder of its own; 0 = one per CPU
     use_diff: bool = False  # features of the diffusion model
     spec_cache: bool = False  # write the spectrograms too
@@ -60,9 +65,9 @@ class PreprocessOptions:
                 "--use_diff: the mel features of the diffusion model come in a later release; run "
                 "without it (the volume features are always written)"
             )
-        path = self.configs.encoder_path
-        if path is not None and not path.is_file():
-            raise MissingFileError(f"--encoder_path {path} is not there; check the path")
+        precision_dtype(self.encoder_precision)
+        if self.encoder_batch is not None and self.encoder_batch < 1:
+            raise ConfigError(f"--encoder_batch must be 1 or more, found {self.encoder_batch}")
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,7 @@ def preprocess(
 
     # ---- plan: everything that can be refused is refused before the first file is written ----
     config, _ = build_config(options.configs, clips)
+    check_given(config.model.speech_encoder, _own_paths(options, config))
     extraction: _Extraction | None = None
     if options.stage == "all":
         extraction = _Extraction.prepare(options, config, sum(map(len, clips.values())))
@@ -192,33 +198,38 @@ class _Extraction:
 
 
 def _extractor_options(options: PreprocessOptions, config: SvcConfig) -> ExtractorOptions:
-    encoder_path = options.configs.encoder_path
-    if encoder_path is None and config.model.encoder_path is not None:
-        encoder_path = Path(config.model.encoder_path)
-    if encoder_path is not None and not encoder_path.is_file():
-        raise MissingFileError(
-            f'the weight file {encoder_path} ("model.encoder_path" of the config) is not there; '
-            "give its path with --encoder_path"
-        )
+    own = _own_paths(options, config)
+    files = locate_encoder(config.model.speech_encoder, own, options.pretrain_dir)
     settings = FeatureSettings(
         speech_encoder=config.model.speech_encoder,
         sampling_rate=config.data.sampling_rate,
         hop_length=config.data.hop_length,
         filter_length=config.data.filter_length,
         win_length=config.data.win_length,
-        encoder_file=None if encoder_path is None else file_hash(encoder_path),
+        encoder_file=weights_hash(files),
+        own_weights=bool(own),
+        encoder_precision=options.encoder_precision,
         f0_predictor=options.f0_predictor,
         f0_min=options.f0_min,
         f0_max=options.f0_max,
     )
     return ExtractorOptions(
         settings=settings,
-        unit_channels=config.model.ssl_dim,
-        encoder_path=encoder_path,
+        encoder_paths=own,
         device=options.device,
         pretrain_dir=options.pretrain_dir,
         spec_cache=options.spec_cache,
+        encoder_batch=options.encoder_batch,
     )
+
+
+def _own_paths(options: PreprocessOptions, config: SvcConfig) -> dict[str, Path]:
+    """Weights that are not at their default place: the config's, and before them the flag's."""
+    name, key = config.model.speech_encoder, '"model.encoder_path"'
+    return {
+        **encoder_paths(name, config.model.encoder_path, what=key),
+        **encoder_paths(name, options.configs.encoder_path),
+    }
 
 
 def _config_for_features(
@@ -230,6 +241,18 @@ def _config_for_features(
         raise ConfigError(
             f"--speech_encoder {asked}, but {options.configs.config_path} says "
             f'"{config.model.speech_encoder}"; run without --stage features to make a new config'
+        )
+    check_encoder_width(
+        config.model.speech_encoder,
+        config.model.ssl_dim,
+        where=str(options.configs.config_path),
+        advice="run  svc preprocess --stage config --speech_encoder NAME  to write a config that "
+        "fits",
+    )
+    if _own_paths(options, config) != _own_paths(PreprocessOptions(), config):
+        report.notes.append(
+            f"--encoder_path is not what {options.configs.config_path} says; give it to  svc infer  "
+            "too, or run without --stage features to write it into the config"
         )
     unknown = [speaker for speaker in clips if speaker not in config.spk]
     if unknown:

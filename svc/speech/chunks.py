@@ -10,7 +10,7 @@ least twice the context, and each frame is taken from the window in whose middle
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -96,32 +96,63 @@ def encode_in_windows(
     n_frames: int,
     encode: Callable[[Tensor], Tensor],
     *,
-    whole: int,
     window: int,
     field: int,
+    at_once: int = 1,
 ) -> Tensor:
-    """Encode a wave of any length; memory for the net is bounded by the longest piece it is given.
+    """Encode a wave longer than a window; memory for the net is bounded by the windows it is given
+    at once, and the result is held once.
 
-    A wave of up to `whole` frames is passed on as it is, so its units are those of the unwindowed
-    encoder. A longer one is approximated: attention and normalisation over time see a window
-    instead of the whole wave.
+    It is an approximation: attention sees a window instead of the whole wave.
 
     Args:
         wav: (T,).
         n_frames: unit frames of the whole wave.
-        encode: (samples,) -> (1, C, frames); one piece at a time.
-        whole: most frames that are encoded in one piece.
-        window: frames of the windows of a longer wave, <= whole.
-        field: samples that the first frame of a piece hears; each further frame adds `HOP_LENGTH`.
+        encode: (B, samples) -> (B, C, frames); windows of one length.
+        window: frames of a window.
+        field: samples that the first frame of a window hears; each further frame adds `HOP_LENGTH`.
+        at_once: most windows per call.
 
     Returns:
-        (1, C, n_frames).
+        (1, C, n_frames) on the device of what `encode` returns.
     """
-    if n_frames <= whole:
-        return encode(wav)
-    kept = []
-    for part in plan_windows(n_frames, window):
-        first = part.start * HOP_LENGTH
-        units = encode(wav[first : first + (part.end - part.start - 1) * HOP_LENGTH + field])
-        kept.append(units[..., part.keep_start - part.start : part.keep_end - part.start])
-    return torch.cat(kept, dim=-1)
+    plan = plan_windows(n_frames, window)
+    units: Tensor | None = None
+    for first in range(0, len(plan), at_once):
+        parts = plan[first : first + at_once]
+        samples = (parts[0].end - parts[0].start - 1) * HOP_LENGTH + field
+        begins = [part.start * HOP_LENGTH for part in parts]
+        encoded = encode(torch.stack([wav[begin : begin + samples] for begin in begins]))
+        if units is None:
+            units = encoded.new_empty(1, encoded.shape[1], n_frames)
+        for part, piece in zip(parts, encoded):
+            kept = piece[:, part.keep_start - part.start : part.keep_end - part.start]
+            units[0, :, part.keep_start : part.keep_end] = kept
+    assert units is not None  # noqa: S101 - there is at least one window
+    return units
+
+
+def group_by_length(lengths: Sequence[int], most: int, waste: float = 0.25) -> list[list[int]]:
+    """Put clips of like length together, so that little of a padded batch is padding.
+
+    Args:
+        lengths: samples of each clip.
+        most: samples of a batch, padding included, that are not exceeded unless one clip does so
+            alone.
+        waste: most padding in a batch as a share of it.
+
+    Returns:
+        Indices into `lengths`, each once; within a group the longest comes first.
+    """
+    groups: list[list[int]] = []
+    used = 0  # samples of the group's clips without padding
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if groups:
+            size = lengths[groups[-1][0]] * (len(groups[-1]) + 1)
+            if size <= most and used + lengths[index] >= (1 - waste) * size:
+                groups[-1].append(index)
+                used += lengths[index]
+                continue
+        groups.append([index])
+        used = lengths[index]
+    return groups

@@ -5,7 +5,7 @@ Weak Supervision", arXiv 2212.04356). The decoder is never built.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svc.audio.mel import whisper_mel
-from svc.checkpoint import load_checkpoint, load_safetensors, load_state, rename
+from svc.checkpoint import load_restricted, load_safetensors, load_state, rename
+from svc.devices import precision_dtype
 from svc.errors import CheckpointError
 from svc.speech.attention import SelfAttention
 from svc.speech.chunks import HOP_LENGTH, encode_in_windows, prepare_wave
+from svc.speech.precision import lower_precision
 
 HEAD_DIM = 64  # channels per attention head in every released size
 WINDOW_FRAMES = 750
@@ -80,7 +82,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, n_queries: int | None = None) -> Tensor:
         """(B, T, D) -> (B, n_queries or T, D): the first positions, which still hear all T."""
         x = x[:, :n_queries] + self.attn(self.attn_ln(x), n_queries)
-        y: Tensor = x + self.mlp(self.mlp_ln(x))
+        y: Tensor = x + self.mlp(self.mlp_ln(x).to(self.mlp[0].weight.dtype))
         return y
 
 
@@ -113,7 +115,8 @@ class Whisper(nn.Module):
         Returns:
             (B, n_frames, D).
         """
-        x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2) + self.positional_embedding
+        x = F.gelu(self.conv2(F.gelu(self.conv1(mel.to(self.conv1.weight.dtype)))))
+        x = x.transpose(1, 2) + self.positional_embedding  # float32 from here on
         last = len(self.blocks) - 1
         for index, block in enumerate(self.blocks):
             # Nothing attends to the last block's output, so there the padding need not be carried
@@ -131,7 +134,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
         tensors: Mapping[str, Any] = load_safetensors(path)[0]
         dims: Any = {}
     else:
-        file = load_checkpoint(path, mmap=True)
+        file = load_restricted(path)
         tensors, dims = file.get("model_state_dict", file), file.get("dims", {})
     if not isinstance(tensors, Mapping) or not isinstance(dims, Mapping):
         raise CheckpointError(f"{path} is not a Whisper model. {_HINT}")
@@ -194,6 +197,8 @@ def load_whisper(path: Path) -> Whisper:
     return net.eval().requires_grad_(False)
 
 
+_CLIPS_AT_ONCE = 8  # on an accelerator; a CPU is filled by one
+
 USUAL_SECONDS = 15.0
 """Units depend on where in the window a sound lies (moved by 5 s: median cosine 0.57 on singing), so
 a song is best encoded in stretches no longer than the clips a voice is trained on.
@@ -207,17 +212,27 @@ class WhisperEncoder:
         net: the loaded net.
         name: id of the encoder.
         device: where to compute.
+        precision: of the matrix products, see `svc.devices.PRECISIONS`; the log-mel, the norms and
+            the units are float32 always.
     """
 
-    def __init__(self, net: Whisper, *, name: str, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        net: Whisper,
+        *,
+        name: str,
+        device: torch.device | str = "cpu",
+        precision: str = "fp32",
+    ) -> None:
         self.name = name
         self.device = torch.device(device)
         self.dim = net.config.dim
         self.usual_seconds = USUAL_SECONDS
+        lower_precision(net, precision_dtype(precision))
         self._net = net.to(self.device)
+        self._at_once = 1 if self.device.type == "cpu" else _CLIPS_AT_ONCE
         self._mel = whisper_mel(n_mels=net.config.n_mels)
 
-    @torch.no_grad()
     def encode(self, wav16k: Tensor) -> Tensor:
         """Encode a wave of any length.
 
@@ -232,22 +247,51 @@ class WhisperEncoder:
         Raises:
             AudioError: NaN or infinite samples.
         """
-        wav = prepare_wave(wav16k, HOP_LENGTH)
-        return encode_in_windows(
-            wav,
-            len(wav) // HOP_LENGTH,
-            self._encode_piece,
-            whole=self._net.config.n_positions,
-            window=min(WINDOW_FRAMES, self._net.config.n_positions),
-            field=HOP_LENGTH,
-        )
+        return self.encode_batch([wav16k])[0]
 
-    def _encode_piece(self, wav: Tensor) -> Tensor:
-        """(T,) -> (1, C, floor(T / 320)), at most n_positions frames."""
+    @torch.no_grad()
+    def encode_batch(self, wavs: Sequence[Tensor]) -> list[Tensor]:
+        """Encode several waves, each in its own 30 s of net input, `_CLIPS_AT_ONCE` at a time.
+
+        Args:
+            wavs: (T_i,) each, as for `encode`.
+
+        Returns:
+            What `encode` returns for each, in their order.
+
+        Raises:
+            AudioError: NaN or infinite samples in any of them.
+        """
+        waves = [prepare_wave(wav, HOP_LENGTH) for wav in wavs]
+        counts = [len(wave) // HOP_LENGTH for wave in waves]
+        units: list[Tensor | None] = [None] * len(waves)
+        whole = self._net.config.n_positions
+        # Like lengths together: the last block computes the frames of the longest for all.
+        short = sorted((i for i, n in enumerate(counts) if n <= whole), key=lambda i: -counts[i])
+        for first in range(0, len(short), self._at_once):
+            members = short[first : first + self._at_once]
+            longest = max(len(waves[i]) for i in members)
+            batch = torch.stack([F.pad(waves[i], (0, longest - len(waves[i]))) for i in members])
+            for i, encoded in zip(members, self._encode_pieces(batch)):
+                units[i] = encoded[None, :, : counts[i]]
+        for i, count in enumerate(counts):
+            if units[i] is None:
+                units[i] = encode_in_windows(
+                    waves[i],
+                    count,
+                    self._encode_pieces,
+                    window=min(WINDOW_FRAMES, whole),
+                    field=HOP_LENGTH,
+                    at_once=self._at_once,
+                )
+        return [item for item in units if item is not None]
+
+    def _encode_pieces(self, wavs: Tensor) -> Tensor:
+        """(B, T) -> (B, C, floor(T / 320)), at most n_positions frames."""
         n_positions = self._net.config.n_positions
-        n_frames = min(len(wav) // HOP_LENGTH, n_positions)
+        n_frames = min(wavs.shape[1] // HOP_LENGTH, n_positions)
         length = n_positions * HOP_LENGTH
-        padded = F.pad(wav.to(self.device), (0, max(0, length - len(wav))))[:length]
-        mel = self._mel(padded[None])[..., : 2 * n_positions]
+        padded = F.pad(wavs.to(self.device), (0, max(0, length - wavs.shape[1])))[:, :length]
+        mel = self._mel(padded)[..., : 2 * n_positions]
         units: Tensor = self._net(mel, n_frames)
         return units.transpose(1, 2)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from svc.config import SPEECH_ENCODER_DIMS, ModelConfig, SvcConfig
+from svc.config import ModelConfig, SvcConfig, encoders_of_width
 from svc.errors import CheckpointError
 
 NEXT_STEP = "use the config.json saved beside the checkpoint, or correct the key named here"
@@ -97,8 +97,8 @@ def _width_mismatches(state: Mapping[str, Tensor], model: ModelConfig) -> Iterat
 
 
 def _encoder_cause(width: int, model: ModelConfig) -> str:
-    names = [name for name, dim in SPEECH_ENCODER_DIMS.items() if dim == width]
-    usual = f" such as {' or '.join(names[:3])}" if names else ""
+    names = encoders_of_width(width)
+    usual = f" such as {' or '.join(names)}" if names else ""
     return (
         f"trained with a speech encoder {width} wide{usual}, the config says "
         f"{model.speech_encoder} (model.ssl_dim {model.ssl_dim})"

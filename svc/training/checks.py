@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svc.audio.io import audio_info
-from svc.config import SvcConfig
+from svc.config import SvcConfig, check_encoder_width
 from svc.dataset.features import FeaturePaths
 from svc.dataset.filelist import read_filelist
 from svc.errors import ConfigError, DatasetError
@@ -40,6 +40,13 @@ def read_lists(config: SvcConfig) -> tuple[CheckedList, CheckedList]:
         SvcError: the first kind of trouble found, naming files and the next step.
     """
     _check_speakers(config)
+    # Such a voice could be trained, on features made with another program, but not sung with.
+    check_encoder_width(
+        config.model.speech_encoder,
+        config.model.ssl_dim,
+        where=str(config.path),
+        advice="run  svc preprocess --speech_encoder NAME  to write a config that fits",
+    )
     train = _read(config, Path(config.data.training_files))
     if not train.paths:
         raise DatasetError(

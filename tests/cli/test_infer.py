@@ -11,6 +11,7 @@ import pytest
 from svc.cli import infer
 from svc.cli.main import main
 from svc.conversion.options import InferOptions
+from svc.devices import PRECISIONS
 
 ORIGINAL_FLAGS: dict[str, tuple[str, Any]] = {
     "-m": ("--model_path", None),
@@ -80,9 +81,19 @@ def test_every_spelling_gives_the_same_value(parser: argparse.ArgumentParser, sh
 def test_our_flags(parser: argparse.ArgumentParser) -> None:
     known = actions(parser)
     assert known["--noise_scale"] is known["--noise-scale"] is known["--noice_scale"]
-    for flag in ("--encoder_path", "--output_dir", "--output", "--seed", "--f0_min", "--f0_max"):
+    for flag in (
+        "--encoder_path",
+        "--encoder_precision",
+        "--output_dir",
+        "--output",
+        "--seed",
+        "--f0_min",
+        "--f0_max",
+    ):
         assert flag in known
     args = parser.parse_args(["-n", "x"])
+    assert (args.encoder_path, args.encoder_precision) == (None, "fp32")
+    assert known["--encoder_precision"].choices == PRECISIONS
     assert (args.seed, args.output_dir, args.f0_min, args.f0_max) == (
         52468,
         Path("results"),

@@ -114,7 +114,13 @@ def test_a_bad_clip_is_listed_and_the_exit_code_is_1(
         (["--f0_predictor", "rmvpe"], '"rmvpe" comes in a later release'),
         (["--f0_predictor", "crepe"], '"crepe" comes in a later release'),
         (["--speech_encoder", "vec768l12"], "checkpoint_best_legacy_500.pt"),
-        (["--speech_encoder", "wavlmbase+"], "later release"),
+        (["--speech_encoder", "wavlmbase+"], "WavLM-Base+.pt is missing"),
+        (["--speech_encoder", "dphubert+whisper-ppg-tiny"], "DPHuBERT-sp0.75.pth is missing"),
+        (["--speech_encoder", "dphubert+whisper"], '"whisper" in "dphubert+whisper"; did you mean'),
+        (["--speech_encoder", "dphubert+dphubert"], "two different ones"),
+        (["--encoder_path", "nowhere"], "nowhere is not there, the weights of whisper-ppg-tiny"),
+        (["--encoder_path", "vec256l9=x"], "expected one ID=PATH"),
+        (["--encoder_batch", "0"], "--encoder_batch"),
         (["--source_dir", "nowhere"], "nowhere is not there"),
         (["--source_dir", "dataset/44k/alice"], "sub-folder named after the voice"),
         (["--stage", "features"], "configs/config.json"),
@@ -138,7 +144,12 @@ def test_trouble_is_one_line_exit_2_and_nothing_written(
 
 
 def test_flags_with_wrong_values_are_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["--stage", "most"], ["--f0_predictor", "yin"], ["--seed", "x"]):
+    for arguments in (
+        ["--stage", "most"],
+        ["--f0_predictor", "yin"],
+        ["--seed", "x"],
+        ["--encoder_precision", "fp8"],
+    ):
         with pytest.raises(SystemExit) as caught:
             main(["preprocess", *arguments])
         assert caught.value.code == 2

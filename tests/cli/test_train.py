@@ -38,7 +38,7 @@ CONFIG: dict[str, Any] = {
         "n_layers": 1, "kernel_size": 3, "p_dropout": 0.1, "resblock": "1",
         "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3, 5]],
         "upsample_rates": [8, 4, 2], "upsample_initial_channel": 16,
-        "upsample_kernel_sizes": [16, 8, 4], "n_flow_layer": 1, "gin_channels": 6, "ssl_dim": 12,
+        "upsample_kernel_sizes": [16, 8, 4], "n_flow_layer": 1, "gin_channels": 6, "ssl_dim": 384,
         "n_speakers": 1, "speech_encoder": "whisper-ppg-tiny", "sampling_rate": RATE,
         "discriminator_width": 0.03,
     },
@@ -61,7 +61,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_audio(path, 0.1 * rng.standard_normal(40 * HOP).astype(np.float32), RATE)
         cache.save(
             path,
-            units=torch.from_numpy(rng.standard_normal((12, 16)).astype(np.float32)),
+            units=torch.from_numpy(rng.standard_normal((384, 16)).astype(np.float32)),
             f0=torch.tensor([[220.0] * 40, [1.0] * 40]),
         )
     lines = [f"{path}\n" for path in paths]

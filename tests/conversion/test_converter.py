@@ -194,7 +194,7 @@ def test_a_diverged_model_is_an_error(make_converter: Make, song: Song) -> None:
 
 
 def test_an_encoder_of_another_width_is_refused(make_converter: Make) -> None:
-    with pytest.raises(ConfigError, match=r"8 wide.*takes 768.*vec768l12"):
+    with pytest.raises(ConfigError, match=r"8 wide.*takes units 768.*vec768l12"):
         make_converter(ssl_dim=768)
 
 

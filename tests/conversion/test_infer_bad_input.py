@@ -160,8 +160,13 @@ def test_an_encoder_of_the_wrong_width(
     done = run("-n", "song", "-c", "other.json")
     assert done.code == 2
     line = done.error
-    assert '"vec256l9" gives units 256 wide, the model takes 384' in line
-    assert "whisper-ppg-tiny" in line
+    assert line.startswith('svc: error: other.json asks for the speech encoder "vec256l9"')
+    assert 'units are 256 wide, but the model takes units 384 wide ("model.ssl_dim")' in line
+    assert "like those of whisper-ppg-tiny: set model.speech_encoder" in line
+    save_config(make_config(speech_encoder="vec768l12+whisper-ppg-tiny"), "other.json")
+    done = run("-n", "song", "-c", "other.json")
+    assert done.code == 2
+    assert '"vec768l12+whisper-ppg-tiny", whose units are 1152 wide' in done.error
 
 
 def test_a_missing_encoder_file(
@@ -175,7 +180,10 @@ def test_a_missing_encoder_file(
         assert text in line
     done = run("-n", "song", "--encoder_path", "gone.pt")
     assert done.code == 2
-    assert "gone.pt" in done.error
+    assert "gone.pt is not there, the weights of whisper-ppg-tiny" in done.error
+    done = run("-n", "song", "--encoder_path", "vec768l12=gone.pt")
+    assert done.code == 2
+    assert "expected one ID=PATH for each ID of whisper-ppg-tiny" in done.error
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from svc.checkpoint import save_checkpoint
-from svc.config import save_config
+from svc.config import SPEECH_ENCODER_DIMS, encoder_dim, save_config
 from svc.conversion import Converter, InferOptions, Voice
+from svc.errors import SvcError
 from svc.synthesizer import Synthesizer
 
 SR = 44100
@@ -27,7 +28,7 @@ def test_a_voice_from_files_sounds_like_the_net_that_was_saved(
     config = make_converter.config(**model)
     save_checkpoint({"model": voice.synthesizer.state_dict(), "iteration": 7}, tmp_path / "G_7.pth")
     save_config(config, tmp_path / "config.json")
-    monkeypatch.setattr("svc.conversion.voice.SPEECH_ENCODER_DIMS", {"whisper-ppg-tiny": 8})
+    monkeypatch.setitem(SPEECH_ENCODER_DIMS, "whisper-ppg-tiny", 8)
     monkeypatch.setattr("svc.conversion.voice.build_speech_encoder", lambda *_, **__: voice.encoder)
     monkeypatch.setattr(
         "svc.conversion.voice.build_f0_predictor", lambda *_, **__: copy.copy(voice.f0_predictor)
@@ -43,28 +44,93 @@ def test_a_voice_from_files_sounds_like_the_net_that_was_saved(
         assert converter.voice.synthesizer.compat
 
 
-def test_the_encoder_of_the_config_may_have_a_file_of_its_own(
+@pytest.fixture
+def asked(
     make_converter: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = make_converter.config(encoder_path="own.pt")
-    save_checkpoint({"model": Synthesizer.from_config(config).state_dict()}, tmp_path / "G_1.pth")
-    save_config(config, tmp_path / "config.json")
-    asked: list[Any] = []
+) -> list[tuple[str, dict[str, Path], str]]:
+    """Name, paths and precision of each encoder that is built; the working folder is a new one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(SPEECH_ENCODER_DIMS, "whisper-ppg-tiny", 8)
     encoder = make_converter().voice.encoder
+    found: list[tuple[str, dict[str, Path], str]] = []
 
     def build(name: str, **settings: Any) -> Any:
-        asked.append((name, settings["path"], settings["device"]))
+        assert settings["device"] == torch.device("cpu")
+        encoder.dim = encoder_dim(name)
+        found.append((name, settings["path"], settings["precision"]))
         return encoder
 
-    monkeypatch.setattr("svc.conversion.voice.SPEECH_ENCODER_DIMS", {})
     monkeypatch.setattr("svc.conversion.voice.build_speech_encoder", build)
-    for given in (None, "other.pt"):
-        Converter.from_files(tmp_path / "G_1.pth", device="cpu", encoder_path=given).close()
-    cpu = torch.device("cpu")
+    return found
+
+
+def save_voice(config: Any) -> Path:
+    save_checkpoint({"model": Synthesizer.from_config(config).state_dict()}, "G_1.pth")
+    save_config(config, "config.json")
+    return Path("G_1.pth")
+
+
+def test_the_encoder_of_the_config_may_have_a_file_of_its_own(
+    make_converter: Any, asked: list[Any]
+) -> None:
+    model = save_voice(make_converter.config(encoder_path="own.pt"))
+    for name in ("own.pt", "other.pt"):
+        Path(name).touch()
+    for given in (None, "other.pt", Path("other.pt"), "whisper-ppg-tiny=other.pt"):
+        Converter.from_files(model, device="cpu", encoder_path=given).close()
+    name = "whisper-ppg-tiny"
     assert asked == [
-        ("whisper-ppg-tiny", Path("own.pt"), cpu),
-        ("whisper-ppg-tiny", Path("other.pt"), cpu),
+        (name, {name: Path("own.pt")}, "fp32"),
+        *[(name, {name: Path("other.pt")}, "fp32")] * 3,
     ]
+
+
+def test_two_fused_encoders_and_their_files(make_converter: Any, asked: list[Any]) -> None:
+    fused = "whisper-ppg-tiny+dphubert"
+    config = make_converter.config(
+        speech_encoder=fused, ssl_dim=776, encoder_path="whisper-ppg-tiny=w.pt,dphubert=d.pth"
+    )
+    model = save_voice(config)
+    for name in ("w.pt", "d.pth", "e.pth"):
+        Path(name).touch()
+    for given in (None, "dphubert=e.pth"):
+        Converter.from_files(
+            model, device="cpu", encoder_path=given, encoder_precision="bf16"
+        ).close()
+    assert asked == [
+        (fused, {"whisper-ppg-tiny": Path("w.pt"), "dphubert": Path("d.pth")}, "bf16"),
+        (fused, {"whisper-ppg-tiny": Path("w.pt"), "dphubert": Path("e.pth")}, "bf16"),
+    ]
+
+
+def test_what_is_wrong_with_the_encoder_is_found_before_a_net_is_loaded(
+    make_converter: Any, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = save_voice(make_converter.config())
+
+    def load(*_: Any, **__: Any) -> None:
+        pytest.fail("a net was loaded")
+
+    monkeypatch.setattr("svc.conversion.voice.load_synthesizer", load)
+    Path("w.pt").touch()
+    cases: tuple[tuple[dict[str, Any], dict[str, str], str], ...] = (
+        ({}, {"encoder_path": "gone.pt"}, r"gone\.pt is not there, the weights of whisper"),
+        ({"encoder_path": "lost"}, {}, r'lost is not there.*"model\.encoder_path"'),
+        ({}, {"encoder_path": "dphubert=w.pt"}, "expected one ID=PATH"),
+        ({}, {"encoder_precision": "fp8"}, 'precision "fp8"'),
+        ({"speech_encoder": "vec768l12"}, {}, '"vec768l12", whose units are 768 wide.* 8 wide'),
+        (
+            {"speech_encoder": "dphubert+whisper-ppg-tiny"},
+            {},
+            r'"dphubert\+whisper-ppg-tiny", whose units are 776 wide.* 8 wide \("model.ssl_dim"\)',
+        ),
+    )
+    for changes, settings, message in cases:
+        save_config(make_converter.config(**changes), "config.json")
+        with pytest.raises(SvcError, match=message) as caught:
+            Converter.from_files(model, device="cpu", **settings)
+        assert "\n" not in str(caught.value)
+    assert not asked
 
 
 @pytest.mark.gpu

@@ -87,7 +87,9 @@ def test_files_are_what_the_original_reads(wav: Path) -> None:
     [
         ({}, set()),
         ({"speech_encoder": "vec256l9"}, {"units"}),
-        ({"encoder_file": "abc"}, {"units"}),
+        ({"speech_encoder": "vec768l12+whisper-ppg-tiny"}, {"units"}),
+        ({"encoder_file": "abc", "own_weights": True}, {"units"}),
+        ({"encoder_precision": "bf16"}, {"units"}),
         ({"f0_predictor": "dio"}, {"f0"}),
         ({"f0_min": 60.0}, {"f0"}),
         ({"f0_max": 1000.0}, {"f0"}),
@@ -103,6 +105,31 @@ def test_a_setting_makes_only_its_parts_stale(
     FeatureCache(SETTINGS).save(wav, **parts())
     changed = FeatureCache(replace(SETTINGS, **change))
     assert changed.stale(wav, ("units", "f0", "volume", "spec")) == stale
+
+
+def test_units_go_stale_with_the_weights_of_their_encoder(wav: Path) -> None:
+    made = replace(SETTINGS, encoder_file="1" * 32)
+    FeatureCache(made).save(wav, **parts())
+    for own in (False, True):  # the same weights under pretrain/ or elsewhere
+        assert FeatureCache(replace(made, own_weights=own)).is_fresh(wav)
+        other = replace(made, own_weights=own, encoder_file="2" * 32)
+        assert FeatureCache(other).stale(wav) == {"units"}
+
+
+def test_side_cars_without_a_hash_count_for_the_default_weights_only(wav: Path) -> None:
+    """Those of the first release: null stands for the weights at their default place."""
+    FeatureCache(SETTINGS).save(wav, **parts())
+    hashed = replace(SETTINGS, encoder_file="1" * 32)
+    assert FeatureCache(hashed).is_fresh(wav)
+    assert FeatureCache(replace(hashed, own_weights=True)).stale(wav) == {"units"}
+    assert FeatureCache(replace(hashed, encoder_precision="fp16")).stale(wav) == {"units"}
+    # Saving another part claims nothing about units that were not made again.
+    FeatureCache(replace(hashed, f0_predictor="dio")).save(wav, f0=parts(1)["f0"])
+    meta = json.loads(FeaturePaths.of(wav).meta.read_text(encoding="utf-8"))
+    assert meta["units"]["encoder_file"] is None
+    assert FeatureCache(replace(hashed, f0_predictor="dio", own_weights=True)).stale(wav) == {
+        "units"
+    }
 
 
 def test_saving_one_part_keeps_the_others_that_are_fresh(wav: Path) -> None:
@@ -278,4 +305,12 @@ def test_the_side_car_is_plain_json(wav: Path) -> None:
     meta = json.loads(FeaturePaths.of(wav).meta.read_text(encoding="utf-8"))
     assert meta["units"] == {"speech_encoder": "vec768l12", "encoder_file": None}
     assert meta["f0"]["f0_predictor"] == "fcpe"
+    half = replace(SETTINGS, encoder_file="1" * 32, encoder_precision="fp16")
+    FeatureCache(half).save(wav, **parts())
+    meta = json.loads(FeaturePaths.of(wav).meta.read_text(encoding="utf-8"))
+    assert meta["units"] == {
+        "speech_encoder": "vec768l12",
+        "encoder_file": "1" * 32,
+        "encoder_precision": "fp16",
+    }
     assert meta["wav"]["size"] == 1004

@@ -24,33 +24,6 @@ from svc.errors import ConfigError, DatasetError, MissingFileError, OutputError,
 Sine = Callable[..., np.ndarray]
 
 
-class FakeEncoder:
-    """50 frames a second, 384 wide; counts its calls."""
-
-    name, dim, device = "whisper-ppg-tiny", 384, torch.device("cpu")
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def encode(self, wav16k: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        return torch.ones(1, self.dim, max(1, len(wav16k) // 320))
-
-
-@pytest.fixture
-def encoder(monkeypatch: pytest.MonkeyPatch) -> FakeEncoder:
-    fake = FakeEncoder()
-    monkeypatch.setattr("svc.dataset.extraction.build_speech_encoder", lambda *_, **__: fake)
-    return fake
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder: every default path is relative to it."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def write(path: Path, wav: np.ndarray, sr: int = 44100, subtype: str = "PCM_16") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, wav, sr, subtype=subtype)
@@ -78,7 +51,7 @@ def run(**changes: Any) -> PreprocessReport:
     return preprocess(options(**changes))
 
 
-def test_everything_that_training_reads(place: Path, encoder: FakeEncoder, sine: Sine) -> None:
+def test_everything_that_training_reads(place: Path, encoder: Any, sine: Sine) -> None:
     make_dataset(sine, {"bob": 5, "alice": 4})
     told: list[tuple[int, int]] = []
     report = preprocess(options(), lambda done, total, _: told.append((done, total)))
@@ -114,7 +87,7 @@ def test_everything_that_training_reads(place: Path, encoder: FakeEncoder, sine:
     assert abs(float(features.volume.median()) - 0.5 / 2**0.5) < 0.01
 
 
-def test_the_diffusion_config_agrees(place: Path, encoder: FakeEncoder, sine: Sine) -> None:
+def test_the_diffusion_config_agrees(place: Path, encoder: Any, sine: Sine) -> None:
     make_dataset(sine, {"初音": 2, "123": 2, "no": 2})
     run(stage="config")
     diffusion = load_diffusion_config("configs/diffusion.yaml")
@@ -135,6 +108,9 @@ def test_the_diffusion_config_agrees(place: Path, encoder: FakeEncoder, sine: Si
         ({"speech_encoder": "vec256l9"}, 256, 256, 768),
         ({"speech_encoder": "whisper-ppg"}, 1024, 1024, 1024),
         ({"speech_encoder": "whisper-ppg-large"}, 1280, 1280, 1280),
+        ({"speech_encoder": "vec256l9-onnx"}, 256, 256, 768),
+        ({"speech_encoder": "vec768l12+whisper-ppg-tiny"}, 1152, 768, 768),
+        ({"speech_encoder": "whisper-ppg+vec256l9"}, 1280, 1024, 1024),
         ({"speech_encoder": None, "tiny": True}, 768, 768, 512),
         ({"speech_encoder": "whisper-ppg", "tiny": True}, 1024, 1024, 512),
     ],
@@ -148,6 +124,9 @@ def test_widths_follow_the_encoder(
     config = load_config("configs/config.json")
     model = config.model
     assert (model.ssl_dim, model.gin_channels, model.filter_channels) == (ssl_dim, gin, filters)
+    assert model.speech_encoder == (changes["speech_encoder"] or "vec768l12")
+    diffusion = load_diffusion_config("configs/diffusion.yaml").data
+    assert (diffusion.encoder, diffusion.encoder_out_channels) == (model.speech_encoder, ssl_dim)
     assert config.train.vol_aug
     assert model.vol_embedding
     assert model.use_depthwise_conv == changes.get("tiny", False)
@@ -182,7 +161,7 @@ def find(name: str) -> Path:
 
 
 def test_fresh_features_are_skipped_and_stale_ones_made_again(
-    place: Path, encoder: FakeEncoder, sine: Sine
+    place: Path, encoder: Any, sine: Sine
 ) -> None:
     make_dataset(sine, {"a": 3})
     run()
@@ -204,9 +183,7 @@ def test_fresh_features_are_skipped_and_stale_ones_made_again(
     assert run(f0_predictor="pm").fresh == 3
 
 
-def test_the_spectrogram_is_written_on_request(
-    place: Path, encoder: FakeEncoder, sine: Sine
-) -> None:
+def test_the_spectrogram_is_written_on_request(place: Path, encoder: Any, sine: Sine) -> None:
     make_dataset(sine, {"a": 2})
     run()
     assert not list(Path("dataset").rglob("*.spec.pt"))
@@ -216,7 +193,7 @@ def test_the_spectrogram_is_written_on_request(
     assert run(spec_cache=True).fresh == 2
 
 
-def test_stages_do_their_part_only(place: Path, encoder: FakeEncoder, sine: Sine) -> None:
+def test_stages_do_their_part_only(place: Path, encoder: Any, sine: Sine) -> None:
     make_dataset(sine, {"a": 3})
     with pytest.raises(MissingFileError, match="svc preprocess"):
         run(stage="features")
@@ -307,7 +284,7 @@ def make_bad_clips(folder: Path, sine: Sine) -> dict[str, str]:
 
 @pytest.mark.parametrize("stage", ["all", "config"])
 def test_bad_clips_are_listed_and_stop_nothing(
-    place: Path, encoder: FakeEncoder, sine: Sine, stage: Any
+    place: Path, encoder: Any, sine: Sine, stage: Any
 ) -> None:
     make_dataset(sine, {"a": 3, "b": 1})
     reasons = make_bad_clips(Path("dataset/44k/a"), sine)
@@ -323,7 +300,7 @@ def test_bad_clips_are_listed_and_stop_nothing(
     assert any('"mute"' in note for note in report.notes)
 
 
-def test_bad_clips_at_the_features_stage(place: Path, encoder: FakeEncoder, sine: Sine) -> None:
+def test_bad_clips_at_the_features_stage(place: Path, encoder: Any, sine: Sine) -> None:
     make_dataset(sine, {"a": 3})
     run(stage="config")
     reasons = make_bad_clips(Path("dataset/44k/a"), sine)
@@ -332,7 +309,7 @@ def test_bad_clips_at_the_features_stage(place: Path, encoder: FakeEncoder, sine
     assert {item.path.name for item in report.left_out} == reasons.keys() - {"two\nlines.wav"}
 
 
-def test_clips_of_any_sample_format_are_used(place: Path, encoder: FakeEncoder, sine: Sine) -> None:
+def test_clips_of_any_sample_format_are_used(place: Path, encoder: Any, sine: Sine) -> None:
     """spec_core 10, D8: the same tone in four formats gives the same volume."""
     tone = sine(220, 1.0, amplitude=0.25)
     write(Path("dataset/44k/a/i16.wav"), tone)
@@ -347,7 +324,7 @@ def test_clips_of_any_sample_format_are_used(place: Path, encoder: FakeEncoder, 
 
 
 def test_a_clip_that_fails_on_the_way_leaves_the_lists(
-    place: Path, encoder: FakeEncoder, sine: Sine, monkeypatch: pytest.MonkeyPatch
+    place: Path, encoder: Any, sine: Sine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_dataset(sine, {"a": 4})
     real = encoder.encode
@@ -381,11 +358,17 @@ def test_a_clip_that_fails_on_the_way_leaves_the_lists(
         ({"f0_min": 0.0}, "--f0_min"),
         ({"f0_max": 20.0}, "--f0_max"),
         ({"jobs": -1}, "--num_processes"),
-        ({"encoder_path": Path("none.pt")}, "--encoder_path none.pt is not there"),
+        ({"encoder_path": "none.pt"}, r"none\.pt is not there, the weights of whisper-ppg-tiny"),
+        ({"encoder_path": "none.pt", "stage": "config"}, r"none\.pt is not there"),
+        ({"encoder_path": "dphubert=none.pt"}, "--encoder_path dphubert=none.pt: expected one"),
+        ({"encoder_precision": "fp8"}, 'precision "fp8".*bf16'),
+        ({"encoder_batch": 0}, "--encoder_batch must be 1 or more, found 0"),
+        ({"speech_encoder": "dphubert+whisper-pgg"}, '"whisper-pgg" in "dphubert'),
+        ({"speech_encoder": "whisper-ppg-tiny+wavlmbase+"}, "WavLM-Base.* is missing"),
         ({"speech_encoder": "vec768"}, "vec768l12"),
         ({"f0_predictor": "rmvpe"}, "later release"),
         ({"f0_predictor": "crepe"}, "later release"),
-        ({"speech_encoder": "hubertsoft"}, "later release"),
+        ({"speech_encoder": "hubertsoft"}, "hubert-soft-0d54a1f4.pt is missing"),
         ({"speech_encoder": "vec768l12"}, "checkpoint_best_legacy_500.pt"),
         ({"device": "cuda:99"}, "cuda:99"),
         ({"template": "none.json"}, "none.json"),
@@ -402,7 +385,7 @@ def test_what_cannot_work_is_refused_before_any_file_is_written(
     assert sorted(place.rglob("*")) == before
 
 
-def test_folders_that_are_no_data_set(place: Path, encoder: FakeEncoder, sine: Sine) -> None:
+def test_folders_that_are_no_data_set(place: Path, encoder: Any, sine: Sine) -> None:
     with pytest.raises(DatasetError, match="is not there"):
         run()
     Path("dataset/44k").mkdir(parents=True)
@@ -421,7 +404,7 @@ def test_folders_that_are_no_data_set(place: Path, encoder: FakeEncoder, sine: S
 @pytest.mark.parametrize(
     "name", ["keys", "a|b", "初音 ミク", "🎤", 'it\'s "q"', "x.wav", "n" * 200]
 )
-def test_odd_speaker_names(place: Path, encoder: FakeEncoder, sine: Sine, name: str) -> None:
+def test_odd_speaker_names(place: Path, encoder: Any, sine: Sine, name: str) -> None:
     for index in range(3):
         write(Path("dataset/44k") / name / f"{name[:150]} {index}.wav", sine(300, 0.5))
     report = run()
@@ -437,7 +420,7 @@ def test_odd_speaker_names(place: Path, encoder: FakeEncoder, sine: Sine, name: 
 
 
 def test_a_full_disk_ends_the_run(
-    place: Path, encoder: FakeEncoder, sine: Sine, monkeypatch: pytest.MonkeyPatch
+    place: Path, encoder: Any, sine: Sine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_dataset(sine, {"a": 3})
     run(stage="config")
@@ -460,29 +443,18 @@ def test_long_clips_are_pointed_out(place: Path, sine: Sine) -> None:
     assert "svc slice" in note
 
 
-def test_config_of_another_width_is_refused(place: Path, encoder: FakeEncoder, sine: Sine) -> None:
+def test_config_of_another_width_is_refused(place: Path, encoder: Any, sine: Sine) -> None:
     make_dataset(sine, {"a": 2})
     run(stage="config")
     path = Path("configs/config.json")
     path.write_text(path.read_text().replace('"ssl_dim": 384', '"ssl_dim": 768'))
-    with pytest.raises(ConfigError, match=r"384 wide.*768"):
+    before = sorted(place.rglob("*"))
+    with pytest.raises(
+        ConfigError, match=r'"whisper-ppg-tiny", whose units are 384 wide.* 768 wide'
+    ):
         run(stage="features", speech_encoder=None)
-
-
-def test_an_own_encoder_file_is_noted_and_told_apart(
-    place: Path, encoder: FakeEncoder, sine: Sine
-) -> None:
-    make_dataset(sine, {"a": 2})
-    Path("w1.pt").write_bytes(b"1")
-    Path("w2.pt").write_bytes(b"2")
-    run(encoder_path=Path("w1.pt"))
-    assert load_config("configs/config.json").model.encoder_path == "w1.pt"
-    assert run(encoder_path=Path("w1.pt")).fresh == 2
-    assert run(stage="features").fresh == 2  # the config says which
-    assert run(encoder_path=Path("w2.pt")).computed == 2
-    Path("w2.pt").unlink()
-    with pytest.raises(MissingFileError, match=r"w2\.pt.*--encoder_path"):
-        run(stage="features")
+    assert sorted(place.rglob("*")) == before
+    assert encoder.calls == 0
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import collections
+import importlib.util
+import itertools
 import os
 import pickle
 import sys
@@ -17,62 +19,28 @@ import torch
 from torch import Tensor
 
 
-def fairseq_tensors(
-    *,
-    large: bool = False,
-    dim: int = 64,
-    ffn: int = 96,
-    layers: int = 2,
-    conv: int = 16,
-    projection: int | None = 24,
-    seed: int = 0,
-) -> dict[str, Tensor]:
-    """Tensors of a HuBERT under fairseq's names, in fairseq's order."""
-    generator = torch.Generator().manual_seed(seed)
+def _load_formats() -> Any:
+    """The module beside this one: pytest's way of importing tests knows no neighbours."""
+    path = Path(__file__).with_name("wave_formats.py")
+    spec = importlib.util.spec_from_file_location("svc_tests_wave_formats", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
-    def draw(*shape: int, mean: float = 0.0) -> Tensor:
-        scale = 0.3 if mean else 1.5 / max(1, torch.Size(shape[1:]).numel()) ** 0.5
-        return mean + scale * torch.randn(*shape, generator=generator)
 
-    state = {"mask_emb": draw(dim)}
-    if projection:
-        state["label_embs_concat"] = draw(50, projection)
-    for i, kernel in enumerate((10, 3, 3, 3, 3, 2, 2)):
-        name = f"feature_extractor.conv_layers.{i}"
-        state[f"{name}.0.weight"] = draw(conv, 1 if i == 0 else conv, kernel)
-        if large:
-            state[f"{name}.0.bias"] = draw(conv)
-            state[f"{name}.2.1.weight"], state[f"{name}.2.1.bias"] = draw(conv, mean=1), draw(conv)
-        elif i == 0:
-            state[f"{name}.2.weight"], state[f"{name}.2.bias"] = draw(conv, mean=1), draw(conv)
-    state["post_extract_proj.weight"], state["post_extract_proj.bias"] = draw(dim, conv), draw(dim)
-    state["encoder.pos_conv.0.bias"] = draw(dim)
-    state["encoder.pos_conv.0.weight_g"] = draw(1, 1, 128, mean=1)
-    state["encoder.pos_conv.0.weight_v"] = draw(dim, dim // 16, 128)
-    for i in range(layers):
-        name = f"encoder.layers.{i}"
-        for part in ("k_proj", "v_proj", "q_proj", "out_proj"):
-            state[f"{name}.self_attn.{part}.weight"] = draw(dim, dim)
-            state[f"{name}.self_attn.{part}.bias"] = draw(dim)
-        for part, rows, columns in (("fc1", ffn, dim), ("fc2", dim, ffn)):
-            state[f"{name}.{part}.weight"] = draw(rows, columns)
-            state[f"{name}.{part}.bias"] = draw(rows)
-        for part in ("self_attn_layer_norm", "final_layer_norm"):
-            state[f"{name}.{part}.weight"] = draw(dim, mean=1)
-            state[f"{name}.{part}.bias"] = draw(dim)
-    for part, width in (("encoder.layer_norm", dim), ("layer_norm", conv)):
-        state[f"{part}.weight"], state[f"{part}.bias"] = draw(width, mean=1), draw(width)
-    if projection:
-        state["final_proj.weight"], state["final_proj.bias"] = (
-            draw(projection, dim),
-            draw(projection),
-        )
-    return state
+FORMATS = _load_formats()
 
 
 @pytest.fixture(scope="session")
 def make_fairseq_tensors() -> Callable[..., dict[str, Tensor]]:
-    return fairseq_tensors
+    return FORMATS.fairseq_tensors
+
+
+@pytest.fixture(scope="session")
+def make_wavlm_tensors() -> Callable[..., dict[str, Tensor]]:
+    return FORMATS.wavlm_tensors
 
 
 @pytest.fixture
@@ -149,6 +117,69 @@ def save_fairseq(tmp_path: Path, fairseq_classes: Callable[[str], Any]) -> Calla
     return save
 
 
+@pytest.fixture
+def make_wave_file(tmp_path: Path, save_fairseq: Callable[..., Path]) -> Callable[..., Path]:
+    """Return a function ``make(kind, *, tensors=None, settings=None, half=False, legacy=False,
+    path=None, **sizes)`` that writes a net of the wav2vec 2.0 family in one of the formats
+    `WAVE_KINDS`.
+
+    Args of that function:
+        tensors: by fairseq's (or unilm's) names; made from `sizes` (large, dim, ffn, layers, conv,
+            projection, seed; see `fairseq_tensors`) where not given.
+        settings: entries of the file's config that differ from what fits the tensors.
+        half: store float16.
+        legacy: torch's old container instead of the zip.
+        path: where to; a new name in `tmp_path` where not given. A Hugging Face model is a folder
+            (config.json, model.safetensors), or a lone file where the path ends so.
+    """
+    numbers = itertools.count()
+
+    def make(
+        kind: str,
+        *,
+        tensors: dict[str, Tensor] | None = None,
+        settings: dict[str, Any] | None = None,
+        half: bool = False,
+        legacy: bool = False,
+        path: Path | None = None,
+        **sizes: Any,
+    ) -> Path:
+        if kind not in FORMATS.WAVE_KINDS:
+            raise ValueError(f"{kind!r} is none of {FORMATS.WAVE_KINDS}")
+        state = tensors
+        if state is None:
+            state = (
+                FORMATS.wavlm_tensors(**sizes)
+                if "wavlm" in kind
+                else FORMATS.fairseq_tensors(**sizes)
+            )
+        if half:
+            state = {name: tensor.half() for name, tensor in state.items()}
+        large = "feature_extractor.conv_layers.1.2.1.weight" in state
+        given = settings or {}
+        where = path or tmp_path / f"{kind}_{next(numbers)}{'' if 'face' in kind else '.pt'}"
+        content: dict[str, Any]
+        if kind == "fairseq":
+            made = save_fairseq(state, legacy=legacy, cfg_model=given, name=where.name)
+            return made if made == where else made.rename(where)
+        if kind == "wavlm":
+            content = {"cfg": FORMATS.unilm_cfg(state, large) | given, "model": state}
+        elif kind == "dphubert":
+            content = FORMATS.dphubert_file(state, **given)
+        elif kind == "hubert_soft":
+            content = collections.OrderedDict(FORMATS.hubert_soft_names(state))
+        elif kind.startswith("torchaudio"):
+            content = collections.OrderedDict(FORMATS.torchaudio_names(state))
+        else:
+            return FORMATS.save_hugging_face(
+                state, where, FORMATS.hugging_face_config(state, large) | given
+            )
+        torch.save(content, where, _use_new_zipfile_serialization=not legacy)
+        return where
+
+    return make
+
+
 class Attack:
     """Creates a folder when it is unpickled."""
 
@@ -167,7 +198,7 @@ def hostile(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]
     if request.param == "plain pickle":
         path.write_bytes(pickle.dumps({"model": attack}))
     elif request.param == "inside a fairseq file":
-        torch.save({"model": fairseq_tensors(), "cfg": {"model": attack}}, path)
+        torch.save({"model": FORMATS.fairseq_tensors(), "cfg": {"model": attack}}, path)
     else:
         zipped = request.param == "zip"
         torch.save({"model": attack}, path, _use_new_zipfile_serialization=zipped)
@@ -196,3 +227,40 @@ def speech(shared: Path) -> Tensor:
 @pytest.fixture(scope="session")
 def long_speech(shared: Path) -> Tensor:
     return read_speech(shared, 70.0)
+
+
+@pytest.fixture
+def random_net() -> Callable[..., Any]:
+    """Return ``random_net(kind, **changes)``: a small net of a kind (base, large, wavlm, pruned)
+    with weights, norms and biases away from their defaults; the same at every call.
+    """
+    from svc.speech.wav2vec2 import Wav2Vec2, Wav2Vec2Config
+
+    def make(kind: str, **changes: Any) -> Wav2Vec2:
+        large, pruned = kind == "large", kind == "pruned"
+        sizes: dict[str, Any] = {
+            "conv_channels": (16, 20, 24, 20, 16, 24, 28) if pruned else (32,) * 7,
+            "conv_bias": large,
+            "conv_layer_norm": large,
+            "dim": 64,
+            "n_heads": (2, 0, 1) if pruned else (2, 2, 2),
+            "ffn_dims": (96, 40, 0) if pruned else (96,) * 3,
+            "head_dim": 32,
+            "pre_norm": large,
+            "position_kernel": 128,
+            "position_groups": 16,
+            "projection_dim": None if large else 24,
+            "feature_scale": pruned,
+            "relative_buckets": 320 if kind == "wavlm" else 0,
+        }
+        net = Wav2Vec2(Wav2Vec2Config(**sizes | changes)).eval().requires_grad_(False)
+        generator = torch.Generator().manual_seed(0)
+        for name, parameter in net.named_parameters():
+            if parameter.dim() == 1:
+                mean = 0.0 if name.endswith("bias") else 1.0
+                parameter.normal_(mean, 0.3, generator=generator)
+            else:
+                parameter.normal_(0.0, 1.5 / parameter[0].numel() ** 0.5, generator=generator)
+        return net
+
+    return make

@@ -1,26 +1,20 @@
-"""The net against torch's own Transformer layers, and what encoding promises for any input."""
+"""The net against torch's own Transformer layers, and padding that changes nothing."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from itertools import pairwise
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svc.errors import AudioError
-from svc.speech.chunks import CONTEXT_FRAMES, plan_windows
-from svc.speech.hubert import WINDOW_FRAMES, HubertEncoder, load_hubert
+from svc.speech.attention import GatedAttention, RelativeBias, SelfAttention
 from svc.speech.wav2vec2 import TransformerLayer, Wav2Vec2, Wav2Vec2Config
 
-
-@pytest.fixture
-def encoder(
-    make_fairseq_tensors: Callable[..., dict[str, Tensor]], save_fairseq: Callable[..., Path]
-) -> HubertEncoder:
-    return HubertEncoder(load_hubert(save_fairseq(make_fairseq_tensors())), name="x", layer=2)
+MakeNet = Callable[..., Wav2Vec2]
 
 
 def noise(n: int, seed: int = 0) -> Tensor:
@@ -28,13 +22,14 @@ def noise(n: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("pre_norm", [False, True])
-def test_a_layer_is_torchs_transformer_layer(pre_norm: bool) -> None:
-    config = Wav2Vec2Config((8,) * 7, False, pre_norm, 32, 4, 48, 1, pre_norm, 16, 2, None)
-    ours = TransformerLayer(config)
+def test_a_layer_is_torchs_transformer_layer(random_net: MakeNet, pre_norm: bool) -> None:
+    config = replace(random_net("base").config, dim=32, n_heads=(4,), ffn_dims=(48,), head_dim=8)
+    ours = TransformerLayer(replace(config, pre_norm=pre_norm), 0)
     theirs = nn.TransformerEncoderLayer(
         32, 4, 48, dropout=0.0, activation="gelu", batch_first=True, norm_first=pre_norm
     )
     attention = ours.attention
+    assert attention is not None
     parts = (attention.query, attention.key, attention.value)
     with torch.no_grad():
         for parameter in ours.parameters():
@@ -54,110 +49,114 @@ def test_a_layer_is_torchs_transformer_layer(pre_norm: bool) -> None:
 
 
 def test_attention_from_the_first_positions_only() -> None:
-    config = Wav2Vec2Config((8,) * 7, False, False, 32, 4, 48, 1, False, 16, 2, None)
-    attention = TransformerLayer(config).attention
+    attention = SelfAttention(32, 4)
     x = torch.randn(1, 20, 32, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(attention(x, 7), attention(x)[:, :7])
 
 
-@pytest.mark.parametrize(
-    ("samples", "frames"),
-    [(0, 1), (1, 1), (399, 1), (400, 1), (719, 1), (720, 2), (16000, 49)],
-)
-def test_frame_counts(encoder: HubertEncoder, samples: int, frames: int) -> None:
-    """Formula A of spec_encoders 1; shorter input is padded with zeros instead of crashing."""
-    wav = noise(samples)
-    units = encoder.encode(wav)
-    assert units.shape == (1, encoder.dim, frames)
-    assert units.dtype == torch.float32
-    assert torch.isfinite(units).all()
-    assert not units.requires_grad
-    if samples < 400:
-        assert torch.equal(units, encoder.encode(torch.cat([wav, torch.zeros(400 - samples)])))
+def test_distance_buckets_are_those_of_the_paper() -> None:
+    """Spec_encoders 10.1, written out for one distance at a time."""
+    bias = RelativeBias(2, 320, 800)
+
+    def bucket(d: int) -> int:
+        offset, a = (160 if d > 0 else 0), abs(d)
+        if a < 80:
+            return offset + a
+        far = torch.log(torch.tensor(a / 80, dtype=torch.float32)) / math.log(10) * 80
+        return offset + min(80 + int(far), 159)
+
+    distances = torch.arange(-1600, 1601)
+    assert bias.buckets(distances).tolist() == [bucket(int(d)) for d in distances]
+    assert bias.buckets(distances).unique().numel() == 319  # distance 0 has no positive side
+    table = bias(7)
+    assert table.shape == (2, 7, 7)
+    query, key = 2, 5
+    assert torch.equal(table[:, query, key], bias.table.weight[bucket(key - query)])
 
 
-def test_frame_k_hears_samples_from_320_k(encoder: HubertEncoder) -> None:
-    """The conv front end of a layer-norm net: changing samples outside [320k, 320k + 400) leaves
-    frame k alone.
-    """
-    config = Wav2Vec2Config((8,) * 7, False, True, 16, 2, 8, 1, True, 16, 2, None)
-    net = Wav2Vec2(config).requires_grad_(False)
-    wav = noise(4000)
-    changed = wav.clone()
-    changed[320 * 5 + 400 :] += 1.0
-    changed[: 320 * 5] += 1.0
-
-    def front(wave: Tensor) -> Tensor:
-        x = wave[None, None]
-        for conv in net.frontend:
-            x = conv(x)
-        return x[0]
-
-    same = (front(wav) - front(changed)).abs().amax(0) < 1e-6
-    assert same.tolist() == [index == 5 for index in range(len(same))]
-
-
-def test_silence_loudness_and_strides(encoder: HubertEncoder) -> None:
-    assert torch.isfinite(encoder.encode(torch.zeros(16000))).all()
-    assert torch.isfinite(encoder.encode(1e4 * noise(16000))).all()
-    both = torch.stack([noise(8000), noise(8000, 1)], dim=1)  # interleaved: a view with stride 2
-    assert torch.equal(encoder.encode(both[:, 0]), encoder.encode(noise(8000)))
-    assert torch.equal(encoder.encode(noise(8000).double()), encoder.encode(noise(8000)))
+def test_gated_attention_written_out(random_net: MakeNet) -> None:
+    """Spec_encoders 10.1 line by line, with plain softmax."""
+    net = random_net("wavlm").double()
+    attention = net.layers[0].attention
+    assert isinstance(attention, GatedAttention)
+    assert net.relative_bias is not None
+    x = torch.randn(1, 11, 64, generator=torch.Generator().manual_seed(0)).double()
+    table = net.relative_bias(11)
+    ours = attention(x, bias=attention.gated(x, table))
+    heads = []
+    q, k, v = (part(x)[0] for part in (attention.query, attention.key, attention.value))
+    for h in range(2):
+        part = slice(32 * h, 32 * h + 32)
+        eight = F.linear(x[0, :, part], attention.gate.weight, attention.gate.bias)
+        a, b = torch.sigmoid(eight[:, :4].sum(1)), torch.sigmoid(eight[:, 4:].sum(1))
+        gate = a * (b * attention.gate_scale[0, h] - 1) + 2
+        scores = q[:, part] @ k[:, part].T / math.sqrt(32) + gate.view(-1, 1) * table[h]
+        heads.append(scores.softmax(-1) @ v[:, part])
+    expected = attention.out(torch.cat(heads, dim=1))
+    # The gate is computed in float32, as the sigmoid of the original is.
+    torch.testing.assert_close(ours[0], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_what_is_no_wave_is_refused(encoder: HubertEncoder) -> None:
-    for value in (float("nan"), float("inf")):
-        wav = noise(1000)
-        wav[[3, 77]] = value
-        with pytest.raises(AudioError, match="2 samples of 1000"):
-            encoder.encode(wav)
-    with pytest.raises(ValueError, match="float wave"):
-        encoder.encode(noise(1000)[None])
-    with pytest.raises(ValueError, match="float wave"):
-        encoder.encode(torch.ones(1000, dtype=torch.int16))
+@pytest.mark.parametrize("kind", ["base", "large", "wavlm", "pruned"])
+def test_padding_changes_nothing(random_net: MakeNet, kind: str) -> None:
+    net = random_net(kind).double()
+    lengths = [9000, 400, 5000, 8999]
+    waves = [noise(n, seed).double() for seed, n in enumerate(lengths)]
+    batch = torch.stack([F.pad(wave, (0, 9000 - len(wave))) for wave in waves])
+    for layer in (1, None):
+        together = net(batch, layer, lengths=torch.tensor(lengths))
+        for wave, item in zip(waves, together):
+            alone = net(wave[None], layer)[0]
+            # 1e-6 and not less only for WavLM, whose gate is float32.
+            torch.testing.assert_close(item[: len(alone)], alone, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("n_frames", [1, 1499, 1500, 1501, 2798, 2799, 2800, 3499, 10000, 100_003])
-def test_windows_tile_the_frames_with_context(n_frames: int) -> None:
-    windows = plan_windows(n_frames, WINDOW_FRAMES)
-    assert windows[0].start == windows[0].keep_start == 0
-    assert windows[-1].end == windows[-1].keep_end == n_frames
-    assert {part.end - part.start for part in windows} == {min(n_frames, WINDOW_FRAMES)}
-    for left, right in pairwise(windows):
-        assert left.keep_end == right.keep_start
-        assert left.end - left.keep_end >= CONTEXT_FRAMES
-        assert right.keep_start - right.start >= CONTEXT_FRAMES
-    assert all(part.start <= part.keep_start < part.keep_end <= part.end for part in windows)
-    # No more windows than needed.
-    assert (len(windows) - 2) * (WINDOW_FRAMES - 2 * CONTEXT_FRAMES) + WINDOW_FRAMES < max(
-        n_frames, WINDOW_FRAMES + 1
-    )
+def test_a_pruned_part_leaves_its_norm(random_net: MakeNet) -> None:
+    """Spec_encoders 9, difference 4."""
+    config = random_net("pruned").config
+    assert config.n_heads == (2, 0, 1)
+    assert config.ffn_dims == (96, 40, 0)
+    x = torch.randn(1, 9, 64, generator=torch.Generator().manual_seed(0))
+    _, headless, unfed = random_net("pruned").layers
+    y = headless.attention_norm(x)
+    y = headless.ffn_norm(y + headless.fc2(F.gelu(headless.fc1(y))))
+    torch.testing.assert_close(headless(x), y)
+    z = unfed.ffn_norm(unfed.attention_norm(x + unfed.attention(x)))
+    torch.testing.assert_close(unfed(x), z)
 
 
-def test_up_to_thirty_seconds_is_one_pass(encoder: HubertEncoder) -> None:
-    wav = noise(480_079)  # the longest wave of 1499 frames
-    with torch.no_grad():
-        whole = encoder._net(wav[None], 2).transpose(1, 2)
-    assert torch.equal(encoder.encode(wav), whole)
+def test_a_layer_is_not_computed_in_vain(random_net: MakeNet) -> None:
+    net = random_net("base")
+    called = []
+    for index, layer in enumerate(net.layers):
+        layer.register_forward_hook(lambda *_, index=index: called.append(index))
+    net(noise(4000)[None], 2)
+    assert called == [0, 1]
 
 
-@pytest.mark.parametrize(("kind", "limit"), [("base", 0.15), ("large", 0.01)])
-def test_seventy_seconds_are_close_to_one_pass(
-    golden: Path, long_speech: Tensor, kind: str, limit: float
-) -> None:
-    """Relative RMS difference between windows and one pass over 70 s of real speech.
+def test_the_end_of_a_pre_norm_net_is_normalised(random_net: MakeNet) -> None:
+    net = random_net("large")
+    last, end = net(noise(4000)[None], 3), net(noise(4000)[None])
+    torch.testing.assert_close(end, net.norm(last))
 
-    Measured 0.03-0.07 (base: GroupNorm takes its statistics from a window, not the whole) and
-    0.001-0.003 (large).
-    """
-    encoder = HubertEncoder(
-        load_hubert(golden / f"golden_enc_tiny_fairseq_hubert_{kind}.pt"), name="x", layer=3
-    )
-    units = encoder.encode(long_speech)[0]
-    with torch.no_grad():
-        whole = encoder._net(long_speech[None], 3)[0].T
-    assert units.shape == whole.shape == (128, (len(long_speech) - 400) // 320 + 1)
-    assert (units - whole).norm() < limit * whole.norm()
-    # No frame is displaced: each is closer to its own counterpart than to the neighbours'.
-    own = (units - whole).norm(dim=0)[1:-1]
-    assert (own < (units - whole.roll(1, 1)).norm(dim=0)[1:-1]).float().mean() > 0.99
+
+def test_sizes_of_the_released_nets() -> None:
+    """Parameters of HuBERT base without its training parts."""
+    with torch.device("meta"):
+        net = Wav2Vec2(
+            Wav2Vec2Config(
+                conv_channels=(512,) * 7,
+                conv_bias=False,
+                conv_layer_norm=False,
+                dim=768,
+                n_heads=(12,) * 12,
+                ffn_dims=(3072,) * 12,
+                head_dim=64,
+                pre_norm=False,
+                position_kernel=128,
+                position_groups=16,
+                projection_dim=None,
+            )
+        )
+    # 94.4 million with the gains of the weight norm (128), which are folded here.
+    assert sum(parameter.numel() for parameter in net.parameters()) == 94_370_816 - 128 + 128

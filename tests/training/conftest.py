@@ -19,7 +19,8 @@ from svc.audio.loudness import frame_volume
 from svc.config import SvcConfig, load_config
 from svc.dataset.features import FeatureCache
 
-RATE, HOP, DIM = 8000, 64, 12
+RATE, HOP = 8000, 64
+DIM = 384  # the width of whisper-ppg-tiny
 
 TRAIN = {
     "log_interval": 2, "eval_interval": 4, "seed": 7, "epochs": 100, "learning_rate": 2e-4,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,24 @@ def test_wrong_rate_and_short_clip(voices: Any, make_voices: Callable[..., Any])
 
 
 def test_width_of_units(voices: Any) -> None:
-    voices.edit(model={"ssl_dim": 13})
-    refuse(voices, r"12 wide and the config says 13 \(speech_encoder whisper-ppg-tiny\)")
+    voices.edit(model={"ssl_dim": 768, "speech_encoder": "vec768l12"})
+    for path in voices.root.rglob("*.meta.json"):
+        path.unlink()
+    refuse(voices, r"384 wide and the config says 768 \(speech_encoder vec768l12\)")
+
+
+def test_an_encoder_that_the_model_cannot_take(voices: Any) -> None:
+    fused = "vec768l12+whisper-ppg-tiny"
+    for name, width, fitting in (("vec256l9", 256, 384), (fused, 1152, 384)):
+        voices.edit(model={"speech_encoder": name})
+        refuse(
+            voices,
+            rf'config\.json asks for the speech encoder "{re.escape(name)}", whose units are {width} '
+            rf'wide, but the model takes units {fitting} wide \("model\.ssl_dim"\).*svc preprocess',
+            ConfigError,
+        )
 
 
 def test_features_of_another_encoder(voices: Any) -> None:
-    voices.edit(model={"speech_encoder": "whisper-ppg-base"})
+    voices.edit(model={"speech_encoder": "whisper-ppg-base", "ssl_dim": 512})
     refuse(voices, "whisper-ppg-tiny")

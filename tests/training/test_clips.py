@@ -36,7 +36,7 @@ def test_a_clip_is_its_files(voices: Any) -> None:
     assert clip.frames == frames == 60
     assert clip.speaker == 1
     assert clip.name == str(path)
-    assert clip.units.shape == (12, frames)
+    assert clip.units.shape == (384, frames)
     assert torch.equal(clip.wav, torch.from_numpy(wav[: frames * 64]))
     assert torch.equal(clip.spec, spectrogram(clip.wav))
     assert clip.volume is None  # the config has no volume embedding
@@ -141,7 +141,7 @@ def test_scaled_spectrogram_is_that_of_the_scaled_wave(rng: np.random.Generator)
 def test_memory_plan(voices: Any) -> None:
     config = voices.config
     frames = [100] * 10
-    bytes_of_clips = 1000 * (4 * (64 + 3) + 4 * 12 * 50 * 64 / 8000)
+    bytes_of_clips = 1000 * (4 * (64 + 3) + 4 * 384 * 50 * 64 / 8000)
     bytes_of_specs = 1000 * 4 * 129
     assert plan_memory(config, frames, limit=int(bytes_of_clips + bytes_of_specs) + 1) == EVERYTHING
     assert plan_memory(config, frames, limit=int(bytes_of_clips) + 1) == Memory(True, False)
@@ -174,11 +174,11 @@ def resave(path: Path, **parts: torch.Tensor) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: resave(p, units=torch.zeros(1, 9, 20)), "9 wide and the config says 12"),
+        (lambda p: resave(p, units=torch.zeros(1, 9, 20)), "9 wide and the config says 384"),
         (lambda p: resave(p, f0=torch.ones(2, 66)), "60 frames of audio and 66 of f0"),
         (lambda p: resave(p, f0=torch.ones(2, 50)), "60 frames of audio and 50 of f0"),
         (lambda p: resave(p, f0=torch.full((2, 60), torch.nan)), "not "),
-        (lambda p: resave(p, units=torch.full((1, 12, 9), torch.inf)), "units of"),
+        (lambda p: resave(p, units=torch.full((1, 384, 9), torch.inf)), "units of"),
     ],
 )
 def test_features_that_do_not_fit_are_named(

@@ -115,7 +115,7 @@ def test_layout_of_the_run_folder(voices: Any) -> None:
     # What was trained is a voice that sings.
     voice = load_synthesizer(run_dir / "G_5.pth", voices.config)
     wav, _ = voice.infer(
-        torch.zeros(1, 12, 30), torch.full((1, 30), 220.0), torch.ones(1, 30), torch.tensor([1])
+        torch.zeros(1, 384, 30), torch.full((1, 30), 220.0), torch.ones(1, 30), torch.tensor([1])
     )
     assert wav.shape == (1, 1, 30 * 64)
     # A finished run asked for the same again does nothing and says so.
