@@ -279,6 +279,9 @@ def fold_weight_norm(state: Mapping[str, Tensor], *, dim: int = 0) -> dict[str, 
 
     Returns:
         The state with plain weights.
+
+    Raises:
+        CheckpointError: a ``weight_g`` that has not one value per slice of its ``weight_v``.
     """
     classic = classic_weight_norm_keys(state)
     folded: dict[str, Tensor] = {}
@@ -288,8 +291,15 @@ def fold_weight_norm(state: Mapping[str, Tensor], *, dim: int = 0) -> dict[str, 
         if name.endswith("weight_v") and name[:-1] + "g" in classic:
             axes = tuple(axis for axis in range(tensor.dim()) if axis != dim)
             norm = torch.linalg.vector_norm(tensor.float(), dim=axes, keepdim=True)
-            gain = classic[name[:-1] + "g"].float().view_as(norm)
-            folded[name[:-2]] = (tensor.float() * (gain / norm)).to(tensor.dtype)
+            gain = classic[name[:-1] + "g"].float()
+            if gain.numel() != norm.numel():
+                raise CheckpointError(
+                    f"the tensor {printable(name[:-1])}g has {gain.numel()} values where its weight_v "
+                    f"needs {norm.numel()}: the file is damaged; copy or download it again"
+                )
+            folded[name[:-2]] = (tensor.float() * (gain.reshape(norm.shape) / norm)).to(
+                tensor.dtype
+            )
         else:
             folded[name] = tensor
     return folded

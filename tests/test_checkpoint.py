@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import subprocess
+import sys
 from collections import OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from torch import nn
 
 from svc import checkpoint
 from svc.errors import CheckpointError, MissingFileError, OutputError
+from svc.safe_pickle import Inert
 
 LOADERS = [checkpoint.load_checkpoint, checkpoint.load_restricted]
 
@@ -98,6 +101,106 @@ def test_bookkeeping_classes_become_inert(tmp_path: Path, zipped: bool) -> None:
     file.write_bytes(file.read_bytes()[:-200])
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
         checkpoint.load_restricted(file)
+
+
+def stream_file(path: Path, program: bytes) -> Path:
+    """A file in torch's older container whose object is the result of a pickle program; no tensors."""
+    parts = [pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {})]
+    path.write_bytes(b"".join([*parts, b"\x80\x02" + program + b".", pickle.dumps([], 2)]))
+    return path
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"U\x02osC\x06system\x93U\x01x\x85R",  # a name that is no text
+        b"U\x02osc_codecs\nencode\nU\x06systemU\x06latin1\x86R\x93",  # a name made by a call
+        b"c_codecs\nencode\nU\x01xU\x05rot13\x86R",  # a codec that Python would import
+        b"U\x09os.systemU\x01x\x85R",  # data that is called
+        b"ccollections\nOrderedDict\n)R)R",  # a result that is called
+        b"ctorch\nfloat32\n)R",  # a dtype that is called
+        b"ccollections\nOrderedDict\nN}U\x06updateNs\x86b",  # a class whose attributes are set
+        b"(U\x04fileU\x0b/etc/passwdtQ",  # references to other things than storages
+        b"P/etc/passwd\n",
+        b"(U\x07storagectorch\nFloatStorage\nU\x04../xU\x03cpuK\x01tQ",
+    ],
+)
+def test_oddities_are_damage(tmp_path: Path, program: bytes) -> None:
+    file = stream_file(tmp_path / "odd.pt", b"}U\x01k" + program + b"s")
+    for load in [*LOADERS, checkpoint.load_tensor]:
+        with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+            load(file)
+    assert checkpoint.load_checkpoint(stream_file(file, b"}U\x01kNs")) == {"k": None}
+
+
+def test_a_numpy_scalar_is_never_made(tmp_path: Path) -> None:
+    """Of an object dtype it would unpickle its bytes in turn; the stand-in does not look at them."""
+    inner = pickle.dumps(Calls(os.mkdir, str(tmp_path / "marker")), 2).decode("latin-1")
+    text = b"X" + len(inner.encode()).to_bytes(4, "little") + inner.encode()
+    raw = b"c_codecs\nencode\n" + text + b"U\x06latin1\x86R"
+    scalar = b"cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nU\x02O8\x89\x88\x87R" + raw + b"\x86R"
+    file = stream_file(tmp_path / "scalar.pt", b"}U\x01k" + scalar + b"s")
+    with pytest.raises(
+        CheckpointError, match=r"call numpy\.core\.multiarray\.scalar, numpy\.dtype"
+    ):
+        checkpoint.load_checkpoint(file)
+    assert type(checkpoint.load_restricted(file)["k"]) is Inert
+    assert not (tmp_path / "marker").exists()
+
+
+def test_stand_ins_cannot_be_talked_into_anything(tmp_path: Path) -> None:
+    """What an inert class is given, under whatever names, is forgotten; the class is not changed."""
+    before = dict(vars(Inert))
+    state = b"}(U\x09__class__U\x02osU\x0c__setstate__U\x06systemu"
+    program = b"comegaconf.base\nNode\n)\x81" + state + b"bN" + state + b"\x86b"
+    loaded = checkpoint.load_restricted(stream_file(tmp_path / "f.pt", b"}U\x01k" + program + b"s"))
+    assert type(loaded["k"]) is Inert
+    assert loaded["k"].name == "omegaconf.base.Node"
+    assert dict(vars(Inert)) == before
+
+
+def test_kinds_of_files_that_are_not_read_say_so(tmp_path: Path) -> None:
+    (tmp_path / "old.pt").write_bytes(bytes(257) + b"ustar" + bytes(1000))
+    with pytest.raises(CheckpointError, match=r"old\.pt: cannot be read: .*before 2017"):
+        checkpoint.load_checkpoint(tmp_path / "old.pt")
+
+
+def test_an_optimizer_state_is_never_in_memory(tmp_path: Path) -> None:
+    """Peak memory of a process that loads a file of 3 MB of weights and 150 MB of Adam moments, both containers."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("only Linux tells the peak of a part of a process")
+    code = (
+        "import os, re, sys; from pathlib import Path; from svc import checkpoint\n"
+        "def memory(key): return int(re.search(key + r':\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
+        "def peak(load, file):\n"
+        "    Path('/proc/self/clear_refs').write_text('5'); before = memory('VmRSS')\n"
+        "    total = sum(float(tensor.float().sum()) for tensor in load(file)['model'].values())\n"
+        "    return (memory('VmHWM') - before) / 1000\n"
+        "peak(checkpoint.load_restricted, sys.argv[1])\n"  # whatever is imported at the first use
+        "for load in checkpoint.load_restricted, checkpoint.load_checkpoint:\n"
+        "    for file in sys.argv[2:]:\n"
+        "        if not os.fork():\n"  # each in a process of its own: freed memory would be used again
+        "            print(peak(load, file), flush=True); os._exit(0)\n"
+        "        assert os.wait()[1] == 0"
+    )
+    files = [tmp_path / "small.pt", tmp_path / "zip.pt", tmp_path / "stream.pt"]
+    checkpoint.save_checkpoint({"model": {}}, files[0])
+    moments = {i: {"exp_avg": torch.rand(3_750_000)} for i in range(10)}
+    content = {"model": {"w": torch.rand(750_000)}, "last_optimizer_state": {"state": moments}}
+    for file in files[1:]:
+        torch.save(content, file, _use_new_zipfile_serialization=file.stem == "zip")
+    command = [sys.executable, "-c", code, *map(str, files)]
+    run = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    peaks = [float(line) for line in run.stdout.splitlines()]
+    # Reading everything shows what the measurement would see if the state were touched.
+    assert min(peaks[2:]) > 150, peaks
+    assert max(peaks[:2]) < 40, peaks
 
 
 def test_original_encoder_files_load(golden: Path) -> None:
@@ -195,6 +298,14 @@ def test_weight_norm_folds_from_both_spellings(dim: int) -> None:
         folded = checkpoint.fold_weight_norm(state, dim=dim)
         assert set(folded) == {"bias", "weight"}
         torch.testing.assert_close(folded["weight"], conv.weight.detach(), rtol=1e-6, atol=1e-7)
+
+
+def test_weight_norm_of_another_size_is_damage() -> None:
+    state = {"a.weight_g": torch.ones(3), "a.weight_v": torch.ones(4, 2)}
+    with pytest.raises(
+        CheckpointError, match=r"a\.weight_g has 3 values where its weight_v needs 4"
+    ):
+        checkpoint.fold_weight_norm(state)
 
 
 def test_latest_and_prune_go_by_the_exact_name(tmp_path: Path) -> None:

@@ -152,6 +152,7 @@ def test_shared_storages_stay_shared(save: Callable[..., Path]) -> None:
     assert read_torch_file(path)["a"][3] == 3, "writing to a mapped tensor never reaches the file"
 
 
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 def test_bare_storages_are_flat_tensors(save: Callable[..., Path]) -> None:
     loaded = read_torch_file(save([torch.arange(4.0).storage(), torch.ones(2).untyped_storage()]))
     assert loaded[0].tolist() == [0, 1, 2, 3]

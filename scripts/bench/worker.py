@@ -6,6 +6,7 @@ per line.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import json
@@ -33,8 +34,10 @@ SPEECH = ("ljspeech", "vctk_p225", "vctk_p226", "vctk_p227", "vcc16_sf1")  # rea
 Answer = dict[str, Any]
 
 
-def resident() -> float:
+def resident(device: str) -> float:
     """Bytes of memory this process has now; 0 where the system does not say."""
+    if device.startswith("cuda"):
+        return torch.cuda.memory_allocated()
     status = Path("/proc/self/status")
     if not status.is_file():
         return 0.0
@@ -42,19 +45,22 @@ def resident() -> float:
     return 1024.0 * int(line.split()[1])
 
 
-def forget_peak() -> None:
+def forget_peak(device: str) -> None:
     """Hand free memory back and start counting the peak anew, where the system can."""
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-    if torch.cuda.is_available():
+        with contextlib.suppress(OSError):  # else the peak is that since the start
+            Path("/proc/self/clear_refs").write_text("5")
+    if device.startswith("cuda"):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 
-def peak() -> float:
-    """Most bytes since `forget_peak`; since the start of the process where it cannot reset."""
+def peak(device: str) -> float:
+    """Most bytes since `forget_peak`, or since the start of the process where it has no effect."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
     if status.is_file():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
@@ -63,8 +69,10 @@ def peak() -> float:
     return float(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
-def free_memory() -> float:
+def free_memory(device: str) -> float:
     """Bytes that could still be used."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info()[0]
     info = Path("/proc/meminfo")
     if not info.is_file():
         return float("inf")
@@ -101,22 +109,21 @@ def measure(order: Answer) -> None:
         encoder: Any = build_plain(name, device=device)
     else:
         encoder = build_ours(name, device=device, precision=variant)
-    forget_peak()
-    model = torch.cuda.memory_allocated() if device.startswith("cuda") else resident()
+    forget_peak(device)
+    model = resident(device)
     rate = 0.0  # seconds of computing per second of audio
     for job in order["jobs"]:
         seconds = sum(job["seconds"])
         answer: Answer = {"job": job["label"]}
         need = max(plain_bytes(name, s) for s in job["seconds"]) if variant == "plain" else 0.0
-        room = torch.cuda.mem_get_info()[0] if device.startswith("cuda") else free_memory()
         if need == float("inf"):
             answer["skipped"] = "n/a"
-        elif need > 0.9 * room:
+        elif need > 0.9 * free_memory(device):
             answer["skipped"] = f"needs {need / 1e9:.0f} GB"
         elif rate * seconds > order["limit"]:
             answer["skipped"] = f"about {rate * seconds / 60:.0f} min"
         else:
-            forget_peak()
+            forget_peak(device)
             waves = [noise(length, seed) for seed, length in enumerate(job["seconds"])]
 
             def run(waves: Sequence[Tensor] = waves, batch: bool = job["batch"]) -> None:
@@ -128,7 +135,7 @@ def measure(order: Answer) -> None:
 
             taken = timed(run, device, order["runs"])
             rate = taken / seconds
-            top = torch.cuda.max_memory_allocated() if device.startswith("cuda") else peak()
+            top = peak(device)
             answer |= {"audio": seconds, "seconds": taken, "peak": top, "beyond": top - model}
         print(json.dumps(answer), flush=True)
 
@@ -161,7 +168,7 @@ def deviate(order: Answer) -> None:
     ours: SpeechEncoder = build_ours(name, device=device)
     units = ours.encode(wav)
     answer: Answer = {"plain": apart(units, plain.encode(wav))}
-    if plain_bytes(name, 60.0) < 0.9 * free_memory():
+    if plain_bytes(name, 60.0) < 0.9 * free_memory(device):
         answer["windows"] = apart(ours.encode(long), plain.encode(long))
     pieces = [wav[: 2 * RATE], wav, wav[3 * RATE : 8 * RATE]]
     alone = torch.cat([ours.encode(piece) for piece in pieces], dim=-1)

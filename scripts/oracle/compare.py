@@ -54,7 +54,7 @@ def rms(found: Tensor | np.ndarray, expected: np.ndarray) -> float:
 
 
 def _peak() -> float:
-    """Largest memory of this process so far, MB."""
+    """Largest memory of this process so far, MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -29,6 +29,7 @@ from cases import CASES, CLIPS, REAL_CLIPS  # noqa: E402
 from doc_section import write_section  # noqa: E402
 from table import is_good, section  # noqa: E402
 
+from svc.atomic import write_text  # noqa: E402
 from svc.audio.io import read_audio  # noqa: E402
 from svc.audio.resample import resample  # noqa: E402
 from svc.errors import SvcError  # noqa: E402
@@ -46,6 +47,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("nets", nargs="*", metavar="NET", help="nets to compare; default all")
     parser.add_argument("--list", action="store_true", help="list the nets and end")
     parser.add_argument("--out", type=Path, help='replace the section "content encoders" there')
+    parser.add_argument(
+        "--results",
+        type=Path,
+        help="JSON file that keeps the figures: nets that are in it are not measured again",
+    )
     parser.add_argument("--oracle", type=Path, help="Python of the oracle's environment")
     parser.add_argument("--work", type=Path, help="folder for the files of one net (up to 4 GB)")
     args = parser.parse_args(arguments)
@@ -75,28 +81,53 @@ def write_clips(shared: Path, table: dict[str, tuple[str, float]], path: Path) -
 
 def measure(name: str, oracle: Path, folder: Path, clips: Path, shared: Path) -> dict[str, Any]:
     """Build and compare one net. Raises CalledProcessError."""
-    files = folder / "net"
-    files.mkdir()
     result = folder / f"{name}.json"
-    steps = (
-        # Quiet: fairseq still uses a weight norm that torch advises against.
-        [oracle, "-W", "ignore", HERE / "build.py", name, files, clips, shared],
-        [sys.executable, HERE / "compare.py", name, files, clips, result],
-    )
-    try:
-        for step in steps:
+    with tempfile.TemporaryDirectory(dir=folder) as files:
+        for step in (
+            # Quiet: fairseq still uses a weight norm that torch advises against.
+            [oracle, "-W", "ignore", HERE / "build.py", name, files, clips, shared],
+            [sys.executable, HERE / "compare.py", name, files, clips, result],
+        ):
             subprocess.run(list(map(str, step)), check=True, capture_output=True, text=True)
-    finally:
-        _remove(files)
     figures: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
     return figures
 
 
-def _remove(folder: Path) -> None:
-    """Delete a folder that was made here."""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    folder.rmdir()
+def measure_all(args: argparse.Namespace, shared: Path) -> dict[str, Any]:
+    """Figures of each wanted net, or a word on why there are none.
+
+    Raises SvcError, OSError or JSONDecodeError: a recording or the file of results cannot be used.
+    """
+    kept: dict[str, Any] = {}
+    if args.results and args.results.exists():
+        kept = json.loads(args.results.read_text(encoding="utf-8"))
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="svc-oracle-", dir=args.work) as temporary:
+        folder = Path(temporary)
+        clips, real = folder / "clips.npz", folder / "real.npz"
+        write_clips(shared, CLIPS, clips)
+        write_clips(shared, REAL_CLIPS, real)
+        for name in args.nets or CASES:
+            if name in kept:
+                results[name] = kept[name]
+                continue
+            if free_gigabytes() < CASES[name].gigabytes:
+                results[name] = f"not run: needs {CASES[name].gigabytes:.0f} GB of free memory"
+                _say(f"{name}: {results[name]}")
+                continue
+            try:
+                waves = real if name == "whisper-real" else clips
+                results[name] = kept[name] = measure(name, args.oracle, folder, waves, shared)
+            except subprocess.CalledProcessError as error:
+                results[name] = "failed"
+                step = next(Path(part).name for part in error.cmd if part.endswith(".py"))
+                _say(f"{name}: {step} failed\n{error.stderr.strip()}")
+                continue
+            if args.results:
+                write_text(args.results, json.dumps(kept, indent=1))
+            word = "good" if is_good(results[name]) else "above a limit"
+            _say(f"{name}: {word} {json.dumps(results[name])}")
+    return results
 
 
 def _versions(oracle: Path) -> dict[str, str]:
@@ -129,37 +160,16 @@ def main(arguments: list[str] | None = None) -> int:
     if args.oracle is None or not args.oracle.exists():
         _say("error: no Python of an oracle's environment; start this with bash scripts/oracle.sh")
         return 2
-    results: dict[str, Any] = {}
-    failed = False
-    with tempfile.TemporaryDirectory(prefix="svc-oracle-", dir=args.work) as temporary:
-        folder = Path(temporary)
-        clips, real = folder / "clips.npz", folder / "real.npz"
-        try:
-            write_clips(shared, CLIPS, clips)
-            write_clips(shared, REAL_CLIPS, real)
-        except SvcError as error:
-            _say(f"error: {error}")
-            return 2
-        for name in args.nets or CASES:
-            if free_gigabytes() < CASES[name].gigabytes:
-                results[name] = f"not run: needs {CASES[name].gigabytes:.0f} GB of free memory"
-                _say(f"{name}: {results[name]}")
-                continue
-            try:
-                waves = real if name == "whisper-real" else clips
-                results[name] = measure(name, args.oracle, folder, waves, shared)
-            except subprocess.CalledProcessError as error:
-                failed = True
-                results[name] = "failed"
-                step = next(Path(part).name for part in error.cmd if part.endswith(".py"))
-                _say(f"{name}: {step} failed\n{error.stderr.strip()}")
-                continue
-            good = is_good(results[name])
-            failed |= not good
-            _say(f"{name}: {'good' if good else 'above a limit'} {json.dumps(results[name])}")
+    try:
+        results = measure_all(args, shared)
+    except (SvcError, OSError, json.JSONDecodeError) as error:
+        _say(f"error: {error}")
+        return 2
+    missing = "failed" in results.values()
+    failed = missing or not all(is_good(r) for r in results.values() if isinstance(r, dict))
     text = section(results, _versions(args.oracle))
     print(text)
-    if args.out and "failed" not in results.values():
+    if args.out and not missing:
         try:
             write_section(args.out, "content encoders", text)
         except (ValueError, SvcError) as error:

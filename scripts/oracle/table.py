@@ -108,6 +108,7 @@ def section(results: Mapping[str, Figures | str], versions: Mapping[str, str]) -
         "",
         f"A float64 difference may be {EXACT_LIMIT:.0e} of the scale, which is the largest value; a "
         f"float32 difference {LIMIT:.0e}, or {ROUNDINGS} times their own rounding where that is more. "
+        "*Seconds* are of one run on the first clip, with whatever else the machine was doing. "
         "In nets of this size the few largest values are rounded by about 1e-5 on either side; ours "
         "by somewhat more, because the convolutions over time are computed as matrix products, which "
         "add in another order.",
@@ -133,7 +134,7 @@ def section(results: Mapping[str, Figures | str], versions: Mapping[str, str]) -
         "The files; where there are several of one net, all are read to the same tensors, bit for "
         "bit. *Reading*: peak memory while the first is read, beyond the net itself.",
         "",
-        _row(["net", "files", "net, MB", "reading, MB"]),
+        _row(["net", "files", "net, MiB", "reading, MiB"]),
         _row(["---"] * 4),
         *(
             _row(

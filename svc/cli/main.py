@@ -77,6 +77,12 @@ def _log_to_stderr(level: int) -> None:
     log.setLevel(level)
 
 
+def _one_line(text: str) -> str:
+    """Return a message on one line; names out of a foreign file may hold control characters."""
+    words = " ".join(text.split())
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in words)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -103,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(module_of(args.command).run(args))
     except SvcError as error:
-        print(f"svc: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"svc: error: {_one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("svc: interrupted", file=sys.stderr)

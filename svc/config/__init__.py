@@ -17,8 +17,14 @@ from svc.config.encoders import (
     encoders_of_width,
     split_encoders,
 )
-from svc.config.synthesizer import (
+from svc.config.predictors import (
+    ENSEMBLE_MEMBERS,
     F0_PREDICTORS,
+    SINGLE_PREDICTORS,
+    check_f0_predictor,
+    ensemble_members,
+)
+from svc.config.synthesizer import (
     VOCODER_NAMES,
     DataConfig,
     ModelConfig,
@@ -32,7 +38,9 @@ from svc.config.synthesizer import (
 from svc.config.templates import find_template
 
 __all__ = [
+    "ENSEMBLE_MEMBERS",
     "F0_PREDICTORS",
+    "SINGLE_PREDICTORS",
     "SPEECH_ENCODER_DIMS",
     "VOCODER_NAMES",
     "WIDE_FILTER_ENCODERS",
@@ -42,9 +50,11 @@ __all__ = [
     "SvcConfig",
     "TrainConfig",
     "check_encoder_width",
+    "check_f0_predictor",
     "encoder_dim",
     "encoder_paths",
     "encoders_of_width",
+    "ensemble_members",
     "find_template",
     "load_config",
     "load_diffusion_config",

@@ -35,7 +35,6 @@ from svc.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-F0_PREDICTORS = ("pm", "dio", "harvest", "crepe", "rmvpe", "fcpe")
 VOCODER_NAMES = ("nsf-hifigan", "nsf-snake-hifigan")
 
 

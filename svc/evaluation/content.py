@@ -288,7 +288,8 @@ def measure_content(
         One result per pair of voices, in their order.
 
     Raises:
-        DatasetError: fewer than two voices, or a pair has no sentence in common.
+        DatasetError: fewer than two voices, a pair without a sentence in common, or a voice that is
+            silent.
         ValueError: there is no feature.
     """
     if len(voices) < 2:
@@ -335,11 +336,14 @@ def _prepare(voice: Voice, features: Mapping[str, Features], tell: Progress) -> 
         for name, found in frames.items():
             raw[name][sentence] = found[:length]
         tell(done, len(voice.clips), f"{voice.name} {sentence}")
+    active = {sentence: active_frames(wav) for sentence, wav in voice.clips.items()}
+    if not any(frames.any() for frames in active.values()):
+        raise DatasetError(f"the recordings of {voice.name} hold nothing but silence")
     return _Prepared(
         voice.name,
         {name: normalise(clips) for name, clips in raw.items()},
         normalise(guide),
-        {sentence: active_frames(wav) for sentence, wav in voice.clips.items()},
+        active,
     )
 
 

@@ -141,7 +141,7 @@ def _translate(content: _Content) -> WaveState:
     }
     try:
         return convert(own, content.settings)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # the last: a tensor as a setting
         raise ValueError(f"{error}. {hint}") from error
 
 

@@ -139,9 +139,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     if not isinstance(tensors, Mapping) or not isinstance(dims, Mapping):
         raise CheckpointError(f"{path} is not a Whisper model. {_HINT}")
     encoder = {
-        _rename(name): tensor.float()
+        _rename(name): tensor
         for name, tensor in tensors.items()
-        if isinstance(tensor, Tensor) and re.match(_ENCODER, name)
+        if isinstance(name, str) and isinstance(tensor, Tensor) and re.match(_ENCODER, name)
     }
     return encoder, dims
 

@@ -1,6 +1,4 @@
-"""oracle.sh and what it runs, without the other projects: sections of documents, errors, and our side of the
-comparison on a small net. Where their environment is at hand, Whisper's real weights against openai-whisper.
-"""
+"""oracle.sh and what it runs, without the other projects: errors, and our side of the comparison on a small net. Where their environment is at hand, Whisper's real weights against openai-whisper."""
 
 from __future__ import annotations
 
@@ -18,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 
+from svc.audio.io import write_audio
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
 ORACLE = Path(os.environ.get("SVC_ORACLE_VENV", ROOT / ".oracle-venv")) / "bin" / "python"
@@ -33,64 +33,6 @@ def load() -> Iterator[Callable[[str], ModuleType]]:
     for name in set(sys.modules) - before:
         if str(SCRIPTS) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
-
-
-# ------------------------------------------------------------------------------------------ sections of documents
-
-OLD = "# Title\n\n<!-- one: begin -->\n\nold\n\n<!-- one: end -->\n\n## By hand\n\nkept\n"
-
-
-def test_a_section_is_replaced_and_the_rest_stays(load):
-    new = load("doc_section").replace_section(OLD, "one", "\nnew | text\n\n")
-    assert new == OLD.replace("old", "new | text")
-
-
-def test_a_new_section_goes_to_the_end_and_is_replaced_next_time(load, tmp_path):
-    write_section = load("doc_section").write_section
-    file = tmp_path / "doc.md"
-    write_section(file, "first", "1")
-    write_section(file, "second", "2")
-    write_section(file, "first", "3")
-    assert file.read_text() == (
-        "<!-- first: begin -->\n\n3\n\n<!-- first: end -->\n\n"
-        "<!-- second: begin -->\n\n2\n\n<!-- second: end -->\n"
-    )
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        OLD.replace("<!-- one: end -->", ""),
-        OLD.replace("<!-- one: begin -->", ""),
-        OLD + OLD,
-        "<!-- one: end -->\n<!-- one: begin -->\n",
-    ],
-)
-def test_damaged_markers_are_an_error_and_nothing_is_written(
-    load, tmp_path, text, monkeypatch, capsys
-):
-    script = load("doc_section")
-    file = tmp_path / "doc.md"
-    file.write_text(text)
-    monkeypatch.setattr(sys, "stdin", open(os.devnull))  # noqa: SIM115
-    assert script.main([str(file), "one"]) == 2
-    assert f'error: {file}: the section "one" needs one' in capsys.readouterr().err
-    assert file.read_text() == text
-
-
-@pytest.mark.parametrize("name", ["", "One", "a-->b"])
-def test_a_name_that_is_no_comment_is_refused(load, name):
-    with pytest.raises(ValueError, match="no name of a section"):
-        load("doc_section").replace_section(OLD, name, "new")
-
-
-def test_both_scripts_keep_the_other_ones_section(load):
-    text = (ROOT / "docs" / "parity.md").read_text(encoding="utf-8")
-    for name in ("synthesizer", "content encoders"):
-        changed = load("doc_section").replace_section(text, name, "changed")
-        assert changed.startswith("# Parity")
-        assert changed.count("<!-- ") == 4
-        assert len(changed) < len(text)
 
 
 # ------------------------------------------------------------------------------------------------------ arguments
@@ -121,6 +63,51 @@ def test_it_does_not_start_without_recordings_or_environment(load, tmp_path, mon
     assert "start this with bash scripts/oracle.sh" in capsys.readouterr().err
     assert run.main(["--oracle", sys.executable]) == 2
     assert "p226_023.flac" in capsys.readouterr().err
+
+
+@pytest.fixture
+def recordings(load, tmp_path, monkeypatch) -> Path:
+    """A shared folder whose recordings are short noise."""
+    for table in (load("cases").CLIPS, load("cases").REAL_CLIPS):
+        for file, _ in table.values():
+            path = tmp_path / "shared" / "audio" / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_audio(path, np.random.default_rng(0).normal(0, 0.1, 4000), 22050)
+    monkeypatch.setenv("SVC_SHARED", str(tmp_path / "shared"))
+    return tmp_path / "shared"
+
+
+def test_results_are_kept_and_a_failing_net_leaves_the_document(
+    load, tmp_path, recordings, monkeypatch, capsys
+):
+    run, names = load("run"), list(load("cases").CASES)
+    asked: list[str] = []
+
+    def measure(name: str, *_: Any) -> dict[str, Any]:
+        asked.append(name)
+        if name == names[3] and asked.count(name) == 1:
+            raise subprocess.CalledProcessError(1, ["python", "build.py"], stderr="no such class")
+        return FIGURES
+
+    monkeypatch.setattr(run, "measure", measure)
+    monkeypatch.setattr(run, "free_gigabytes", lambda: 8.0)
+    monkeypatch.setattr(
+        run, "_versions", lambda _: dict.fromkeys(("machine", "ours", "theirs"), "x")
+    )
+    results, out = tmp_path / "results.json", tmp_path / "doc.md"
+    arguments = ["--oracle", sys.executable, "--results", str(results), "--out", str(out)]
+    assert run.main(arguments) == 1
+    said = capsys.readouterr()
+    assert f"{names[3]}: build.py failed\nno such class" in said.err
+    assert "whisper-large-v2: not run: needs 10 GB of free memory" in said.err
+    assert not out.exists()
+
+    asked[:] = [names[3]]
+    assert run.main(arguments) == 0
+    assert asked == [names[3]] * 2  # the others were kept
+    text = out.read_text()
+    assert text.startswith("<!-- content encoders: begin -->")
+    assert text.count("\n| `") == len(names) + len(names) - 2  # both tables, without those not run
 
 
 FAKE = """#!/bin/sh
@@ -199,22 +186,50 @@ def test_a_folder_that_is_something_else_is_left_alone(tmp_path, environment):
 # ---------------------------------------------------------------------------------------------- our side, compared
 
 
+def tensors(seed: int, *, dim: int = 64, layers: int = 3) -> dict[str, torch.Tensor]:
+    """A narrow HuBERT under fairseq's names."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def linear(name: str, rows: int, columns: int) -> None:
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (rows, columns), (rows,)
+
+    def norm(name: str, width: int) -> None:
+        shapes[f"{name}.weight"] = shapes[f"{name}.bias"] = (width,)
+
+    for i, kernel in enumerate((10, 3, 3, 3, 3, 2, 2)):
+        shapes[f"feature_extractor.conv_layers.{i}.0.weight"] = (16, 16 if i else 1, kernel)
+    norm("feature_extractor.conv_layers.0.2", 16)
+    norm("layer_norm", 16)
+    linear("post_extract_proj", dim, 16)
+    shapes["encoder.pos_conv.0.weight_g"] = (1, 1, 128)
+    shapes["encoder.pos_conv.0.weight_v"] = (dim, dim // 16, 128)
+    shapes["encoder.pos_conv.0.bias"] = (dim,)
+    norm("encoder.layer_norm", dim)
+    for i in range(layers):
+        for part in ("k_proj", "v_proj", "q_proj", "out_proj"):
+            linear(f"encoder.layers.{i}.self_attn.{part}", dim, dim)
+        linear(f"encoder.layers.{i}.fc1", 96, dim)
+        linear(f"encoder.layers.{i}.fc2", dim, 96)
+        norm(f"encoder.layers.{i}.self_attn_layer_norm", dim)
+        norm(f"encoder.layers.{i}.final_layer_norm", dim)
+    linear("final_proj", 24, dim)
+    return {
+        name: torch.randn(shape, generator=generator)
+        * (1.5 / max(1, torch.Size(shape[1:]).numel()) ** 0.5)
+        for name, shape in shapes.items()
+    }
+
+
 @pytest.fixture(scope="module")
 def small(load, tmp_path_factory) -> dict[str, Any]:
-    """A net of 3 narrow layers in a file, its case, a clip, and arrays as build.py stores them, made with svc."""
+    """A narrow net in a file, its case, a clip, and arrays as build.py stores them, made with svc."""
     from svc.speech.wave_files import load_wave_net
 
-    spec = importlib.util.spec_from_file_location(
-        "svc_speech_conftest", ROOT / "tests" / "speech" / "conftest.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    conftest = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(conftest)
     folder = tmp_path_factory.mktemp("small")
     paths = []
     for name, seed in (("one.pt", 0), ("same.pt", 0), ("other.pt", 1)):
-        torch.save({"model": conftest.fairseq_tensors(layers=3, seed=seed)}, folder / name)
+        torch.save({"model": tensors(seed)}, folder / name)
         paths.append(str(folder / name))
     cases = load("cases")
     case = cases.Case(

@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def test_hubert_is_the_same_in_every_format(
     save_safetensors(tensors, plain)
     expected = load_wave_net(plain)
     net = load_wave_net(make_wave_file(kind, tensors=tensors, legacy=legacy))
-    assert net.config == expected.config
+    assert net.config == replace(expected.config, soft=kind == "hubert_soft")
     assert_equal_state(net, expected)
     assert torch.equal(hidden(net, noise(), None, True), hidden(expected, noise(), None, True))
 
