@@ -132,7 +132,8 @@ def section(results: Mapping[str, Figures | str], versions: Mapping[str, str]) -
         ]
     lines += [
         "The files; where there are several of one net, all are read to the same tensors, bit for "
-        "bit. *Reading*: peak memory while the first is read, beyond the net itself.",
+        "bit. *Reading*: peak memory while the first is read, beyond the net itself; pages of the "
+        "file that are mapped count.",
         "",
         _row(["net", "files", "net, MiB", "reading, MiB"]),
         _row(["---"] * 4),

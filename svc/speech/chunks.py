@@ -132,7 +132,7 @@ def encode_in_windows(
     return units
 
 
-def group_by_length(lengths: Sequence[int], most: int, waste: float = 0.25) -> list[list[int]]:
+def group_by_length(lengths: Sequence[int], most: int, waste: float) -> list[list[int]]:
     """Put clips of like length together, so that little of a padded batch is padding.
 
     Args:

@@ -1,4 +1,6 @@
-"""oracle.sh and what it runs, without the other projects: errors, and our side of the comparison on a small net. Where their environment is at hand, Whisper's real weights against openai-whisper."""
+"""oracle.sh and what it runs, without the other projects: errors, and our side of the comparison on a small net. Where
+their environment is at hand, Whisper's real weights against openai-whisper.
+"""
 
 from __future__ import annotations
 
