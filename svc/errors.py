@@ -30,6 +30,10 @@ class DatasetError(SvcError):
     """A dataset folder, a file list or a feature file is not usable."""
 
 
+class CurveError(SvcError):
+    """A pitch curve (CSV or MIDI) cannot be read, or does not fit the song it is for."""
+
+
 class MissingFileError(SvcError):
     """A file that the user has to provide is not there."""
 

@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "dataset": BELOW_NETS | NETS,
     "synthesizer": BELOW_NETS | {"vocoder"},
     **dict.fromkeys(TOP, BELOW_TOP),
-    "cli": TOP | {"dataset", "demo", "speech", "pretrained", "config", "devices"} | BASE,
+    "cli": TOP | {"dataset", "demo", "speech", "f0", "pretrained", "config", "devices"} | BASE,
     "__main__": {"cli"},
     "__init__": {"conversion"},
 }

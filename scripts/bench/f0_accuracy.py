@@ -265,7 +265,9 @@ def tables(scores: Mapping[str, Mapping[str, Score]]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--predictors", nargs="+", metavar="ID", help=f"default: {', '.join(NAMES)}")
+    parser.add_argument(
+        "--predictors", nargs="+", metavar="ID", help=f"default: {', '.join(NAMES)}"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the synthetic singer (default: 1)")
     parser.add_argument("--device", default="cpu", help="of the nets (default: cpu)")
     parser.add_argument("--pretrain_dir", type=Path, default=Path("pretrain"), help="for rmvpe.pt")
@@ -284,9 +286,7 @@ def main(arguments: list[str] | None = None) -> int:
     conditions = synthetic(args.seed, quick=args.quick)
     if not args.quick:
         conditions |= recorded_notes(args.shared)
-    text = tables(
-        measure(names, conditions, device=args.device, pretrain_dir=args.pretrain_dir)
-    )
+    text = tables(measure(names, conditions, device=args.device, pretrain_dir=args.pretrain_dir))
     print(text)
     if args.out:
         write_section(args.out, "accuracy", text)

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from svc.cli.options import add_argument
+from svc.cli.options import add_argument, f0_predictor_help
 from svc.errors import MissingFileError
 
 NAME = "compare"
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--f0_predictor",
         default="pm",
         metavar="NAME",
-        help="pm, dio, harvest or fcpe (default: pm)",
+        help=f0_predictor_help("pm"),
     )
     add_argument(
         parser,

@@ -8,7 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from svc.cli.options import add_argument, add_device, add_encoder_precision, add_seed
+from svc.cli.options import (
+    F0_THRESHOLD_HELP,
+    add_argument,
+    add_device,
+    add_encoder_precision,
+    add_seed,
+    f0_predictor_help,
+)
 from svc.cli.progress import progress_bar
 from svc.errors import ConfigError, SvcError
 
@@ -24,6 +31,7 @@ OUTPUT_DIR = Path("results")
 _DIFFUSION_PATH = "logs/44k/diffusion/model_0.pt"
 _DIFFUSION_CONFIG = "logs/44k/diffusion/config.yaml"
 _K_STEP = 100
+_F0_PREDICTOR = "pm"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,18 +61,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("-wf", "--wav_format", metavar="FORMAT", default="flac", help=text)
 
     flag = partial(add_argument, parser.add_argument_group("melody"))
-    text = "transposition of each song; missing ones take the first value (default: 0)"
-    flag("-t", "--trans", metavar="SEMITONES", type=float, nargs="+", default=[0.0], help=text)
+    text = (
+        "transposition of each song, missing ones take the first value; auto: what brings the song "
+        "into the voice's range, auto-octave: the same in whole octaves, which keep the key of the "
+        "accompaniment (default: 0)"
+    )
+    names = ("-t", "--trans", "--transpose")
+    flag(*names, metavar="SEMITONES", type=_transposition, nargs="+", default=[0.0], help=text)
     text = "let the voice choose its own pitch: for speech; singing goes out of tune"
     flag("-a", "--auto_predict_f0", action="store_true", help=text)
-    text = "pm, dio, harvest or fcpe (default: pm)"
-    flag("-f0p", "--f0_predictor", metavar="NAME", default="pm", help=text)
+    text = (
+        "a pitch curve to sing, from  svc f0 extract  and edited, CSV or MIDI; for several songs a "
+        "folder of curves named after them; -t is added to it"
+    )
+    flag("--f0", metavar="FILE", type=Path, help=text)
+    text = f0_predictor_help(_F0_PREDICTOR)
+    flag("-f0p", "--f0_predictor", metavar="NAME", default=_F0_PREDICTOR, help=text)
     text = "lowest pitch looked for (default: 50)"
     flag("--f0_min", metavar="HZ", type=float, default=50.0, help=text)
     text = "highest pitch looked for (default: 1100)"
     flag("--f0_max", metavar="HZ", type=float, default=1100.0, help=text)
-    text = "voicing threshold of the neural predictors (default: 0.05)"
-    flag("-ft", "--f0_filter_threshold", metavar="X", type=float, default=0.05, help=text)
+    flag("-ft", "--f0_filter_threshold", metavar="X", type=float, help=F0_THRESHOLD_HELP)
 
     group = parser.add_argument_group("sound")
     flag = partial(add_argument, group, metavar="X", type=float)
@@ -94,6 +111,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "cut, join and round exactly as so-vits-svc 4.1 did, its faults included"
     add_argument(group, "--compat", action="store_true", help=text)
     _add_later(parser)
+
+
+def _transposition(text: str) -> float | str:
+    """Read one value of -t."""
+    word = text.strip().lower()
+    try:
+        return word if word in ("auto", "auto-octave") else float(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f'"{text}" is neither a number of semitones nor auto nor auto-octave'
+        ) from None
 
 
 def _add_later(parser: argparse.ArgumentParser) -> None:
@@ -131,19 +159,12 @@ def _refuse_later(args: argparse.Namespace) -> None:
     for flag, given in asked.items():
         if given:
             raise SvcError(f"{flag} is not in this version yet; run without {flag.split('/')[0]}")
-    if args.f0_predictor in ("crepe", "rmvpe"):
-        raise SvcError(
-            f"-f0p {args.f0_predictor} is not in this version yet; "
-            "run with -f0p pm, dio, harvest or fcpe"
-        )
 
 
 def _options(args: argparse.Namespace) -> InferOptions:
-    from svc.conversion.options import InferOptions
+    from svc.conversion.options import InferOptions, with_transposition
 
-    for semitones in args.trans:
-        InferOptions(transpose=semitones)  # every value is checked, also those of later songs
-    return InferOptions(
+    options = InferOptions(
         auto_f0=args.auto_predict_f0,
         noise_scale=args.noise_scale,
         slice_db=args.slice_db,
@@ -155,6 +176,9 @@ def _options(args: argparse.Namespace) -> InferOptions:
         max_chunk_seconds=args.max_chunk,
         seed=args.seed,
     )
+    for value in args.trans:
+        with_transposition(options, value)  # every value is checked, also those of later songs
+    return options
 
 
 def run(args: argparse.Namespace) -> int:
@@ -162,30 +186,44 @@ def run(args: argparse.Namespace) -> int:
     _refuse_later(args)
     if args.linear_gradient > 0 and args.clip == 0:
         print("svc: note: -lg has no effect without -cl", file=sys.stderr)
+    if args.f0 is not None and args.auto_predict_f0:
+        raise ConfigError("--f0 and -a/--auto_predict_f0: sing the curve or let the voice choose")
+    if args.f0 is not None and args.f0_predictor != _F0_PREDICTOR:
+        print("svc: note: -f0p has no effect with --f0", file=sys.stderr)
 
     # From the cheap checks to the heavy ones: no wrong flag waits for a model to load.
     from svc.config import load_config
     from svc.conversion.converter import Converter
+    from svc.conversion.curves import CURVE_NAME, attach_curves
     from svc.conversion.files import check_writable, convert_files, plan_jobs
+    from svc.conversion.key import require_ranges
     from svc.conversion.names import find_model, wav_format
     from svc.conversion.speakers import find_speaker, only_speaker
+    from svc.f0.curve import FrameGrid
 
     options = _options(args)
     suffix = wav_format(args.wav_format)
     model, config_path = find_model(args.model_path, args.config_path)
-    speakers_known = load_config(config_path).spk
+    config = load_config(config_path)
+    speakers_known = config.spk
     wanted = args.spk_list if args.spk_list is not None else [only_speaker(speakers_known)]
     speakers = list(dict.fromkeys(find_speaker(speakers_known, name)[0] for name in wanted))
     jobs, failures = plan_jobs(
         args.clean_names,
         speakers,
         options,
-        f0_name=args.f0_predictor,
+        f0_name=args.f0_predictor if args.f0 is None else CURVE_NAME,
         transposes=args.trans,
         suffix=suffix,
         output_dir=args.output_dir,
         output=_output(args.output, suffix),
     )
+    if args.f0 is not None:
+        grid = FrameGrid(config.data.sampling_rate, config.data.hop_length)
+        jobs, unfit = attach_curves(jobs, args.f0, grid)
+        failures += unfit
+    if "auto" in args.trans or "auto-octave" in args.trans:
+        require_ranges(model, speakers)
     for failure in failures:
         _show(failure)
     if not jobs:
@@ -197,7 +235,7 @@ def run(args: argparse.Namespace) -> int:
             model,
             config_path,
             device=args.device,
-            f0_predictor=args.f0_predictor,
+            f0_predictor=args.f0_predictor if args.f0 is None else None,
             f0_min=args.f0_min,
             f0_max=args.f0_max,
             f0_threshold=args.f0_filter_threshold,
@@ -208,7 +246,7 @@ def run(args: argparse.Namespace) -> int:
         progress_bar("infer") as progress,
     ):
         converter.check_options(options)
-        outcomes = convert_files(converter, jobs, progress=progress, on_outcome=_show)
+        outcomes = convert_files(converter, jobs, progress=progress, on_outcome=_show, on_key=_tell)
     return _finish([*failures, *outcomes])
 
 
@@ -232,10 +270,21 @@ def _output(path: Path | None, suffix: str) -> Path | None:
     return path
 
 
+def _wipe_bar() -> None:
+    """Make room for a line: the progress bar is drawn again below it."""
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\033[K")
+
+
+def _tell(text: str) -> None:
+    """Print a line on stdout."""
+    _wipe_bar()
+    print(text, flush=True)
+
+
 def _show(outcome: Outcome) -> None:
     """Print one line: results on stdout, failures on stderr."""
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\033[K")  # wipe the progress bar, which is drawn again below the line
+    _wipe_bar()
     if outcome.output is not None:
         print(
             f"{outcome.name} -> {outcome.output}  "

@@ -22,6 +22,8 @@ COMMANDS: dict[str, str] = {
     "train": "train a voice",
     "infer": "sing songs with a trained voice",
     "encoders": "content encoders: which there are and which files are found; --check tries them",
+    "f0": "pitch curves of songs and clips: extract, edit, look at, put into a data set",
+    "voice-range": "measure which notes a voice sings, for  svc infer -t auto  with a model of another program",
     "compare": "measure a conversion: F0, voicing, loudness, distance to both voices; draws a picture",
     "demo": "write a small synthetic data set and song",
     **{name: f"{text} (not in this version yet)" for name, text in later.LATER.items()},

@@ -5,6 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from svc.config import F0_PREDICTORS, check_f0_predictor
+from svc.errors import ConfigError
+
+F0_THRESHOLD_HELP = (
+    "confidence below which crepe, rmvpe, fcpe and swift call a frame unvoiced (default: 0.05, of "
+    "swift 0.5)"
+)
+
 
 def add_argument(
     parser: argparse._ActionsContainer, *names: str, **options: Any
@@ -52,6 +60,19 @@ def add_encoder_precision(parser: argparse._ActionsContainer) -> None:
         help="of the speech encoder; bf16 and fp16 are faster on a GPU and take half its memory, and "
         "move the units by about 1 %% and 0.1 %% (default: fp32)",
     )
+
+
+def f0_predictor_help(default: str) -> str:
+    """Help of ``--f0_predictor``."""
+    return f"{', '.join(F0_PREDICTORS)}, or ensemble:A+B+C of those (default: {default})"
+
+
+def f0_predictor(text: str) -> str:
+    """Check a value of ``--f0_predictor`` as `argparse` does."""
+    try:
+        return check_f0_predictor(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_seed(parser: argparse._ActionsContainer, default: int | None) -> None:

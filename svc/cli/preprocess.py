@@ -6,10 +6,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from svc.cli.options import add_argument, add_device, add_encoder_precision, add_seed
+from svc.cli.options import (
+    add_argument,
+    add_device,
+    add_encoder_precision,
+    add_seed,
+    f0_predictor,
+    f0_predictor_help,
+)
 from svc.cli.progress import progress_bar
 from svc.cli.report import count, left_out
-from svc.config import F0_PREDICTORS
 
 if TYPE_CHECKING:
     from svc.dataset.preprocess import PreprocessOptions, PreprocessReport
@@ -103,9 +109,10 @@ def _add_feature_arguments(group: argparse._ArgumentGroup) -> None:
     add_argument(
         group,
         "--f0_predictor",
-        choices=F0_PREDICTORS,
+        type=f0_predictor,
         default="fcpe",
-        help="rmvpe (the original's default) and crepe come in a later release (default: fcpe)",
+        metavar="NAME",
+        help=f0_predictor_help("fcpe"),
     )
     add_argument(
         group, "--f0_min", type=float, default=50.0, metavar="HZ", help="lowest pitch (default: 50)"
@@ -117,6 +124,12 @@ def _add_feature_arguments(group: argparse._ArgumentGroup) -> None:
         default=1100.0,
         metavar="HZ",
         help="highest pitch (default: 1100)",
+    )
+    add_argument(
+        group,
+        "--overwrite_f0",
+        action="store_true",
+        help="compute the F0 anew also of clips that  svc f0 apply  gave an edited one",
     )
     add_encoder_precision(group)
     add_argument(
@@ -173,6 +186,7 @@ def run(args: argparse.Namespace) -> int:
         f0_predictor=args.f0_predictor,
         f0_min=args.f0_min,
         f0_max=args.f0_max,
+        overwrite_f0=args.overwrite_f0,
         device=args.device,
         encoder_precision=args.encoder_precision,
         encoder_batch=args.encoder_batch,

@@ -15,11 +15,11 @@ SINGLE_PREDICTORS = ("pm", "dio", "harvest", "crepe", "crepe-tiny", "rmvpe", "fc
 F0_PREDICTORS = (*SINGLE_PREDICTORS, "ensemble", "auto")
 """Every id; ``ensemble:a+b+c`` is one as well."""
 
-ENSEMBLE_MEMBERS = ("fcpe", "crepe-tiny", "pm")
+ENSEMBLE_MEMBERS = ("fcpe", "swift", "crepe-tiny")
 """Members of `ensemble` where none are named."""
 
 _PREFIX = "ensemble:"
-_EXAMPLE = f"{_PREFIX}{'+'.join(ENSEMBLE_MEMBERS)}"
+_EXAMPLE = f"{_PREFIX}fcpe+crepe-tiny+pm"
 
 
 def ensemble_members(name: str) -> tuple[str, ...]:

@@ -53,17 +53,19 @@ class Piece:
     joins_next: bool = False
 
     def window(self, context: int, hop_length: int) -> tuple[int, int]:
-        """Stretch to feed to the model: the piece with its context, rounded up to whole frames.
+        """Stretch to feed to the model: the piece with its context, widened to whole frames.
+
+        Its frames are frames of the song, so that a pitch curve of the song holds theirs.
 
         Args:
-            context: samples to add on both sides.
+            context: samples to add on both sides, at least.
             hop_length: samples per frame.
 
         Returns:
-            ``(begin, length)``; begin may be negative and begin + length may pass the end of the
-            song.
+            ``(begin, length)``, whole frames both; begin may be negative and begin + length may
+            pass the end of the song.
         """
-        begin = self.start - context
+        begin = (self.start - context) // hop_length * hop_length
         return begin, -(-(self.end + context - begin) // hop_length) * hop_length
 
 

@@ -22,7 +22,7 @@ arithmetic):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -30,16 +30,24 @@ from types import TracebackType
 import numpy as np
 import torch
 
+from svc.audio.pitch import F0Track
 from svc.audio.resample import resample, resampled_length, sinc_resample
 from svc.audio.slicer import Segment, Slicer
 from svc.conversion.assembly import Assembler
 from svc.conversion.chunks import FloatArray, plan_pieces
-from svc.conversion.compat import plan_calls, render_calls
+from svc.conversion.compat import Call, plan_calls, render_calls
+from svc.conversion.key import KeyFit, fit_key, unknown_range
 from svc.conversion.options import InferOptions
 from svc.conversion.speakers import find_speaker
 from svc.conversion.voice import Voice, load_voice
 from svc.errors import AudioError, ConfigError, DeviceError
+from svc.f0.curve import FrameGrid, cut, cut_at, fit_length
+from svc.f0.voice_range import Pitches
 from svc.progress import Progress, silent
+
+Render = Callable[[FloatArray, F0Track | None], FloatArray]
+"""``render(window (n,), track or None) -> wav (n // hop_length * hop_length,)``, at the model's rate.
+"""
 
 
 class Converter:
@@ -61,10 +69,10 @@ class Converter:
         config_path: str | Path | None = None,
         *,
         device: str | torch.device | None = None,
-        f0_predictor: str = "pm",
+        f0_predictor: str | None = "pm",
         f0_min: float = 50.0,
         f0_max: float = 1100.0,
-        f0_threshold: float = 0.05,
+        f0_threshold: float | None = None,
         encoder_path: str | Path | None = None,
         encoder_precision: str = "fp32",
         pretrain_dir: str | Path = "pretrain",
@@ -76,10 +84,11 @@ class Converter:
             model_path: a `G_*.pth`; half-precision files are up-cast to float32.
             config_path: its `config.json`; None = the one beside the model.
             device: "cpu", "cuda", "cuda:1", ...; None = the best there is.
-            f0_predictor: pm, dio, harvest or fcpe.
+            f0_predictor: an id of `svc.f0`; None = none is loaded, every song comes with a pitch
+                curve.
             f0_min: lowest pitch looked for, Hz.
             f0_max: highest pitch looked for, Hz.
-            f0_threshold: voicing threshold of the neural predictors.
+            f0_threshold: voicing threshold of the neural predictors; None = the usual one of each.
             encoder_path: weights of the speech encoder, a file or a Hugging Face folder; for two
                 fused ones "ID=PATH,ID=PATH". What is not named: as the config says, else the
                 default place under `pretrain_dir`.
@@ -153,6 +162,11 @@ class Converter:
                 "(use_automatic_f0_prediction is false); run without -a"
             )
 
+    @property
+    def grid(self) -> FrameGrid:
+        """Where the frames of a song's pitch curve lie."""
+        return FrameGrid(self.sampling_rate, self.voice.hop_length)
+
     def output_length(self, n_samples: int, sr: int) -> int:
         """Samples that `convert` returns for `n_samples` at `sr` Hz."""
         return resampled_length(n_samples, sr, self.sampling_rate)
@@ -164,6 +178,7 @@ class Converter:
         speaker: str | int,
         options: InferOptions | None = None,
         *,
+        f0: F0Track | None = None,
         progress: Progress | None = None,
     ) -> FloatArray:
         """Sing a song with another voice.
@@ -173,6 +188,9 @@ class Converter:
             sr: its rate, Hz.
             speaker: name or id of the target voice.
             options: None = the defaults.
+            f0: pitch curve of the whole song on `grid`, which is sung instead of what the predictor
+                hears; `options.transpose` is added to it. Its frames are used as they are, those
+                of unvoiced parts included.
             progress: called after each stretch as ``(done, stretches, "")``.
 
         Returns:
@@ -183,25 +201,104 @@ class Converter:
         Raises:
             ConfigError: unknown speaker, or an option this voice cannot serve.
             AudioError: the input holds NaN or infinity.
+            CurveError: the curve is not as long as the song.
             DeviceError: out of memory.
             SvcError: the model produced NaN.
         """
         options = options or InferOptions()
+        _, speaker_id = find_speaker(self.speakers, speaker)
+        self.check_options(options)
+        wav, f0 = self._checked(wav, sr, options, f0)
+        if options.fit_to_voice != "no":
+            options = self.fit_key(wav, sr, speaker, options, f0=f0).options
+
+        def render(window: FloatArray, track: F0Track | None) -> FloatArray:
+            return self.voice.render(window, speaker_id, options, track)
+
+        return self._through(wav, sr, options, f0, render, progress or silent)
+
+    def fit_key(
+        self,
+        wav: FloatArray,
+        sr: int,
+        speaker: str | int,
+        options: InferOptions,
+        *,
+        f0: F0Track | None = None,
+    ) -> KeyFit:
+        """Choose the transposition of a song, or look at the one that is given.
+
+        What the predictor hears of the song is remembered, so that singing it afterwards does not
+        listen again.
+
+        Args:
+            wav: the song, as for `convert`.
+            sr: its rate, Hz.
+            speaker: name or id of the target voice.
+            options: `fit_to_voice` says what there is to choose.
+            f0: its pitch curve, as for `convert`.
+
+        Returns:
+            The options to sing it with, and what there is to tell.
+
+        Raises:
+            ConfigError: there is something to choose, and the range of this voice is not known.
+            SvcError: as `convert`.
+        """
+        name, _ = find_speaker(self.speakers, speaker)
+        voice = self.voice.ranges.get(name)
+        if voice is None and options.fit_to_voice != "no":
+            raise unknown_range(name)
+        if voice is None or options.auto_f0:
+            return KeyFit(options)
+        wav, f0 = self._checked(wav, sr, options, f0)
+        tracks = [f0] if f0 is not None else []
+
+        def listen(window: FloatArray, track: F0Track | None) -> FloatArray:
+            if track is None and self.voice.f0_predictor is not None:
+                tracks.append(self.voice.f0_predictor(window))
+            return np.zeros(window.size // self.voice.hop_length * self.voice.hop_length, "f4")
+
+        if f0 is None:
+            self._through(wav, sr, options, None, listen, silent)
+        song = Pitches.of(tracks, self.grid.frame_seconds)
+        return fit_key(song, voice, name, options)
+
+    def _checked(
+        self, wav: FloatArray, sr: int, options: InferOptions, f0: F0Track | None
+    ) -> tuple[FloatArray, F0Track | None]:
+        """Check a song and its curve; returns float32 samples, and the curve as long as they."""
         if wav.ndim != 1:
             raise ValueError(f"wav must have the shape (T,), found {wav.shape}")
         if sr <= 0:
             raise ValueError(f"sr must be positive, found {sr}")
-        _, speaker_id = find_speaker(self.speakers, speaker)
-        self.check_options(options)
         wav = np.asarray(wav, dtype=np.float32)
         if not np.isfinite(wav).all():
             raise AudioError("the audio holds NaN or infinite samples; repair or export it again")
-        report = progress or silent
+        if f0 is not None:
+            if options.auto_f0:
+                raise ConfigError(
+                    "a pitch curve is given and -a/--auto_predict_f0 too; choose one of them"
+                )
+            n_frames = self.output_length(wav.size, sr) // self.voice.hop_length
+            f0 = fit_length(f0, n_frames, self.grid, what="the pitch curve")
+        return wav, f0
+
+    def _through(
+        self,
+        wav: FloatArray,
+        sr: int,
+        options: InferOptions,
+        f0: F0Track | None,
+        render: Render,
+        report: Progress,
+    ) -> FloatArray:
+        """Go through the stretches of a checked song; returns what `render` made of them."""
         segments = Slicer(sr, threshold_db=options.slice_db).slice(wav) if wav.size else []
         try:
             if self.voice.compat:
-                return self._convert_compat(wav, sr, segments, speaker_id, options, report)
-            return self._convert(wav, sr, segments, speaker_id, options, report)
+                return self._convert_compat(wav, sr, segments, options, f0, render, report)
+            return self._convert(wav, sr, segments, options, f0, render, report)
         except (RuntimeError, MemoryError) as error:
             # On the CPU torch reports it as a plain RuntimeError of its allocator.
             on_cpu = isinstance(error, MemoryError) or "allocate memory" in str(error)
@@ -217,8 +314,9 @@ class Converter:
         wav: FloatArray,
         sr: int,
         segments: Sequence[Segment],
-        speaker_id: int,
         options: InferOptions,
+        f0: F0Track | None,
+        render: Render,
         report: Progress,
     ) -> FloatArray:
         voice = self.voice
@@ -234,7 +332,10 @@ class Converter:
         for done, piece in enumerate(pieces):
             report(done, len(pieces), "")
             begin, length = piece.window(context, voice.hop_length)
-            rendered = voice.render(_cut(source, begin, length), speaker_id, options)
+            track = None
+            if f0 is not None:
+                track = cut(f0, begin // voice.hop_length, length // voice.hop_length)
+            rendered = render(_cut(source, begin, length), track)
             assembler.add(piece, rendered[piece.start - begin : piece.end - begin])
         report(len(pieces), len(pieces), "")
         return assembler.song
@@ -244,27 +345,32 @@ class Converter:
         wav: FloatArray,
         sr: int,
         segments: Sequence[Segment],
-        speaker_id: int,
         options: InferOptions,
+        f0: F0Track | None,
+        render: Render,
         report: Progress,
     ) -> FloatArray:
         voice = self.voice
         calls = plan_calls(segments, sr, voice.sampling_rate, voice.hop_length, options)
-        total = sum(not call.silent for call in calls)
+        voiced = [call for call in calls if not call.silent]
+        ahead = iter(voiced)
         done = 0
 
-        def render(padded: FloatArray, first_frame: int) -> FloatArray:
+        def render_call(padded: FloatArray, first_frame: int) -> FloatArray:
             nonlocal done
             del first_frame  # speaker mixes along the song need it
+            call = next(ahead)
             source = sinc_resample(torch.from_numpy(padded), sr, self.sampling_rate).numpy()
             if source.size < voice.hop_length:
                 return np.zeros(0, dtype=np.float32)
-            rendered = voice.render(source, speaker_id, options)
+            n_frames = source.size // voice.hop_length
+            track = None if f0 is None else _cut_call(f0, call, n_frames, sr, self.grid)
+            rendered = render(source, track)
             done += 1
-            report(done, total, "")
+            report(done, len(voiced), "")
             return rendered
 
-        return render_calls(wav, calls, render, sr, self.sampling_rate, options)
+        return render_calls(wav, calls, render_call, sr, self.sampling_rate, options)
 
 
 def _cut(source: FloatArray, begin: int, length: int) -> FloatArray:
@@ -273,3 +379,13 @@ def _cut(source: FloatArray, begin: int, length: int) -> FloatArray:
     low, high = max(begin, 0), min(begin + length, source.size)
     window[low - begin : high - begin] = source[low:high]
     return window
+
+
+def _cut_call(f0: F0Track, call: Call, n_frames: int, sr: int, grid: FrameGrid) -> F0Track:
+    """Take the frames of the song's curve that are nearest in time to those of a call; there are
+    none in the zeros around it.
+    """
+    seconds = np.arange(n_frames) * grid.frame_seconds + (call.start - call.pad) / sr
+    track = cut_at(f0, np.rint(seconds / grid.frame_seconds).astype(np.int64))
+    inside = (seconds >= call.start / sr) & (seconds < call.end / sr)
+    return F0Track(track.f0, track.uv * inside)

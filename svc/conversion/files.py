@@ -7,13 +7,15 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from svc.atomic import make_folder, output_error
 from svc.audio.io import read_audio, write_audio
+from svc.audio.pitch import F0Track
 from svc.conversion.converter import Converter
 from svc.conversion.names import OUTPUT_DIR, RAW_DIR, Source, find_sources, result_name
-from svc.conversion.options import InferOptions
+from svc.conversion.options import InferOptions, with_transposition
 from svc.errors import ConfigError, OutputError, SvcError
 from svc.progress import Progress, silent
 
@@ -28,6 +30,13 @@ class Job:
     speaker: str
     options: InferOptions
     output: Path
+    curve: F0Track | None = None  # sung instead of what the predictor hears
+    # name of the output for a transposition that is chosen only when the song has been heard
+    rename: Callable[[InferOptions], str] | None = None
+
+    def target(self, options: InferOptions) -> Path:
+        """Return the output for the options that are sung."""
+        return self.output if self.rename is None else self.output.with_name(self.rename(options))
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ class Outcome:
     wall_seconds: float = 0.0
 
 
-def spread(transposes: Sequence[float], count: int) -> list[float]:
+def spread(transposes: Sequence[float | str], count: int) -> list[float | str]:
     """Give every name its transposition: missing ones take the first value, as in so-vits-svc 4.1
     (spec_core 8.7).
 
@@ -73,7 +82,7 @@ def plan_jobs(
     options: InferOptions,
     *,
     f0_name: str,
-    transposes: Sequence[float] = (0.0,),
+    transposes: Sequence[float | str] = (0.0,),
     suffix: str = "flac",
     raw_dir: Path = RAW_DIR,
     output_dir: Path = OUTPUT_DIR,
@@ -86,7 +95,7 @@ def plan_jobs(
         speakers: names of voices.
         options: settings; the transposition is taken from `transposes`.
         f0_name: name of the F0 predictor, for the results' names.
-        transposes: semitones per name; missing ones take the first value.
+        transposes: semitones, "auto" or "auto-octave" per name; missing ones take the first value.
         suffix: output format without a dot.
         raw_dir: where names are looked up first.
         output_dir: folder of the results.
@@ -103,24 +112,36 @@ def plan_jobs(
     jobs: list[Job] = []
     failures: list[Outcome] = []
     used: set[str] = set()
-    for name, semitones in zip(names, spread(transposes, len(names))):
+    open_key = any(isinstance(value, str) for value in transposes)
+    for name, value in zip(names, spread(transposes, len(names))):
         try:
             sources = find_sources(name, raw_dir)
         except SvcError as error:
             failures.append(Outcome(name, error=str(error)))
             continue
-        chosen = replace(options, transpose=semitones)
+        chosen = with_transposition(options, value)
         for source in sources:
             for speaker in speakers:
                 copy = 1
                 while True:
-                    # Case-insensitive file systems would let "A.wav" overwrite "a.wav".
                     target = result_name(source.name, speaker, chosen, f0_name, suffix, copy=copy)
-                    if target.casefold() not in used:
+                    # Two songs whose names differ in their keys alone may get the same key.
+                    known = replace(chosen, transpose=0.0) if open_key else chosen
+                    place = result_name(source.name, speaker, known, f0_name, suffix, copy=copy)
+                    # Case-insensitive file systems would let "A.wav" overwrite "a.wav".
+                    if place.casefold() not in used:
                         break
                     copy += 1
-                used.add(target.casefold())
-                jobs.append(Job(source, speaker, chosen, output_dir / target))
+                used.add(place.casefold())
+                job = Job(source, speaker, chosen, output_dir / target)
+                if chosen.fit_to_voice != "no":
+                    job = replace(
+                        job,
+                        rename=partial(
+                            _name, source.name, speaker, f0_name=f0_name, suffix=suffix, copy=copy
+                        ),
+                    )
+                jobs.append(job)
     if output is not None and jobs:
         if len(jobs) + len(failures) > 1:
             raise ConfigError(
@@ -129,8 +150,14 @@ def plan_jobs(
             )
         if output.resolve() == jobs[0].source.path.resolve():
             raise ConfigError(f"--output {output} is the input itself; choose another name")
-        jobs = [replace(jobs[0], output=output)]
+        jobs = [replace(jobs[0], output=output, rename=None)]
     return jobs, failures
+
+
+def _name(
+    source: str, speaker: str, options: InferOptions, *, f0_name: str, suffix: str, copy: int
+) -> str:
+    return result_name(source, speaker, options, f0_name, suffix, copy=copy)
 
 
 def check_writable(folder: Path) -> None:
@@ -154,6 +181,7 @@ def convert_files(
     *,
     progress: Progress | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
+    on_key: Callable[[str], None] | None = None,
 ) -> list[Outcome]:
     """Convert and write every job; what is wrong with one file is recorded and the next one is
     taken.
@@ -165,6 +193,7 @@ def convert_files(
         jobs: what to do.
         progress: called as ``(percent done, 100 * jobs, name)``.
         on_outcome: called after each job.
+        on_key: called with a line about each transposition that was chosen, before it is sung.
 
     Returns:
         One outcome per job, in order.
@@ -185,7 +214,7 @@ def convert_files(
             outcome = Outcome(name, job.speaker, error=f"not tried: {stop}")
         else:
             try:
-                outcome = _convert_file(converter, job, share)
+                outcome = _convert_file(converter, job, share, on_key)
             except OutputError as error:
                 outcome = Outcome(name, job.speaker, error=str(error))
                 stop = "the result before it could not be written"
@@ -203,15 +232,25 @@ def convert_files(
     return outcomes
 
 
-def _convert_file(converter: Converter, job: Job, progress: Progress) -> Outcome:
+def _convert_file(
+    converter: Converter, job: Job, progress: Progress, on_key: Callable[[str], None] | None
+) -> Outcome:
     start = time.perf_counter()
     wav, sr = read_audio(job.source.path)
-    converted = converter.convert(wav, sr, job.speaker, job.options, progress=progress)
-    write_audio(job.output, converted, converter.sampling_rate)
+    key = converter.fit_key(wav, sr, job.speaker, job.options, f0=job.curve)
+    if key.chosen and on_key is not None:
+        on_key(f"{job.source.name} for {job.speaker}: {key.chosen}")
+    if key.warning:
+        logger.warning("%s: %s", job.source.name, key.warning)
+    converted = converter.convert(
+        wav, sr, job.speaker, key.options, f0=job.curve, progress=progress
+    )
+    output = job.target(key.options)
+    write_audio(output, converted, converter.sampling_rate)
     return Outcome(
         job.source.name,
         job.speaker,
-        job.output,
+        output,
         audio_seconds=wav.size / sr,
         wall_seconds=time.perf_counter() - start,
     )

@@ -173,7 +173,7 @@ def result_name(
     clean = _FORBIDDEN.sub("_", source)
     number = f"({copy})" if copy > 1 else ""
     voice = _FORBIDDEN.sub("_", speaker)
-    ending = f"_sovits_{_FORBIDDEN.sub('_', f0_name)}.{suffix}"
+    ending = f"_sovits_{_FORBIDDEN.sub('_', f0_name.replace(':', '_'))}.{suffix}"
     voice = _shorten(voice, MAX_NAME_BYTES // 3)
     tail = f"{number}_{key}_{voice}{ending}"
     return _shorten(clean, MAX_NAME_BYTES - len(tail.encode())) + tail

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from svc.errors import ConfigError
 
@@ -11,6 +12,11 @@ DEFAULT_SEED = 52468
 """Seed of the original's inference (spec_core 2.9), used for every stretch of audio alike."""
 
 MAX_SEED = 2**63 - 1
+
+
+Fit = Literal["no", "semitones", "octaves"]
+_FITS: dict[str, Fit] = {"auto": "semitones", "auto-octave": "octaves"}
+"""What `-t` takes besides numbers."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,7 @@ class InferOptions:
     """
 
     transpose: float = 0.0  # semitones added to the melody (-t)
+    fit_to_voice: Fit = "no"  # choose `transpose` by the voice's range (-t auto, auto-octave)
     auto_f0: bool = False  # predict the melody instead of following the source's (-a)
     noise_scale: float = 0.4  # standard deviation of the prior's noise, 0 = none (-ns)
     slice_db: float = -40.0  # dBFS below which audio counts as silence (-sd)
@@ -36,6 +43,15 @@ class InferOptions:
 
     def __post_init__(self) -> None:
         _check("-t/--trans", self.transpose, -60.0, 60.0, "semitones")
+        if self.fit_to_voice not in get_args(Fit):
+            raise ConfigError(
+                f'fit_to_voice is "{self.fit_to_voice}": choose {", ".join(get_args(Fit))}'
+            )
+        if self.auto_f0 and self.fit_to_voice != "no":
+            raise ConfigError(
+                "-t auto and -a/--auto_predict_f0: there is no melody to transpose where the voice "
+                "chooses its own pitch; leave one of them out"
+            )
         _check("-ns/--noise_scale", self.noise_scale, 0.0, 10.0)
         _check("-sd/--slice_db", self.slice_db, -200.0, 0.0, "dBFS")
         _check("-cl/--clip", self.clip_seconds, 0.0, 3600.0, "seconds")
@@ -63,6 +79,17 @@ class InferOptions:
             )
         if not 0 <= self.seed <= MAX_SEED:
             raise ConfigError(f"--seed is {self.seed}: give a whole number from 0 to {MAX_SEED}")
+
+
+def with_transposition(options: InferOptions, value: float | str) -> InferOptions:
+    """Return options with one value of `-t`: semitones, "auto" or "auto-octave". Raises
+    ConfigError.
+    """
+    if not isinstance(value, str):
+        return replace(options, transpose=float(value), fit_to_voice="no")
+    if value not in _FITS:
+        raise ConfigError(f'-t "{value}": give semitones, auto or auto-octave')
+    return replace(options, transpose=0.0, fit_to_voice=_FITS[value])
 
 
 def _check(flag: str, value: float, low: float, high: float, unit: str = "") -> None:

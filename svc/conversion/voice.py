@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from svc.audio.frames import expand_units
 from svc.audio.loudness import frame_volume, match_envelope
-from svc.audio.pitch import transpose
+from svc.audio.pitch import F0Track, transpose
 from svc.audio.resample import sinc_resample
 from svc.config import check_encoder_width, encoder_paths, load_config
 from svc.conversion.chunks import FloatArray
@@ -19,9 +20,14 @@ from svc.conversion.options import InferOptions
 from svc.devices import precision_dtype, resolve_device
 from svc.errors import SvcError
 from svc.f0 import F0Predictor, build_f0_predictor
+from svc.f0.range_files import find_ranges
+from svc.f0.remember import RememberingPredictor
+from svc.f0.voice_range import VoiceRange
 from svc.speech import SpeechEncoder, build_speech_encoder
 from svc.speech.locate import check_given
 from svc.synthesizer import Synthesizer, load_synthesizer
+
+logger = logging.getLogger(__name__)
 
 ENCODER_SR = 16000  # Hz, what every speech encoder hears
 _OWN_ENCODER = "set model.speech_encoder to the one the voice was trained with"
@@ -34,12 +40,14 @@ class Voice:
     Attributes:
         synthesizer: in evaluation mode, on its device.
         encoder: the speech encoder it was trained with.
-        f0_predictor: melody detector at the voice's rate and hop.
+        f0_predictor: melody detector at the voice's rate and hop; None where every song comes with
+            a pitch curve.
         speakers: name -> id.
         sampling_rate: Hz.
         hop_length: samples per frame.
         unit_interpolate_mode: how units are stretched to frames (spec_core 5.4).
         compat: reproduce the roundings and slips of so-vits-svc 4.1.
+        ranges: which notes each speaker sings, of those for whom that is known.
 
     Raises:
         ConfigError: the encoder's units do not have the width the voice was trained on.
@@ -47,12 +55,13 @@ class Voice:
 
     synthesizer: Synthesizer
     encoder: SpeechEncoder
-    f0_predictor: F0Predictor
+    f0_predictor: F0Predictor | None
     speakers: Mapping[str, int]
     sampling_rate: int = 44100
     hop_length: int = 512
     unit_interpolate_mode: str = "left"
     compat: bool = False
+    ranges: Mapping[str, VoiceRange] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_encoder_width(
@@ -74,13 +83,20 @@ class Voice:
         return self.encoder.usual_seconds
 
     @torch.inference_mode()
-    def render(self, window: FloatArray, speaker_id: int, options: InferOptions) -> FloatArray:
+    def render(
+        self,
+        window: FloatArray,
+        speaker_id: int,
+        options: InferOptions,
+        track: F0Track | None = None,
+    ) -> FloatArray:
         """Convert one stretch.
 
         Args:
             window: float32 (n,) at the voice's rate, n >= hop_length.
             speaker_id: row of the speaker embedding.
             options: transpose, auto_f0, noise_scale, loudness_envelope and seed are used.
+            track: the melody, n // hop_length frames; None = what the predictor hears.
 
         Returns:
             float32 (n // hop_length * hop_length,) at the voice's rate.
@@ -89,7 +105,10 @@ class Voice:
             SvcError: the model produced NaN.
         """
         device, sr = self.device, self.sampling_rate
-        track = self.f0_predictor(window)
+        if track is None:
+            if self.f0_predictor is None:
+                raise ValueError("this voice has no F0 predictor: give a pitch curve")
+            track = self.f0_predictor(window)
         f0 = torch.from_numpy(transpose(track.f0, options.transpose)).float().to(device)[None]
         uv = torch.from_numpy(track.uv).to(device)[None]
         source = torch.from_numpy(window).to(device)
@@ -130,10 +149,10 @@ def load_voice(
     config_path: str | Path | None = None,
     *,
     device: str | torch.device | None = None,
-    f0_predictor: str = "pm",
+    f0_predictor: str | None = "pm",
     f0_min: float = 50.0,
     f0_max: float = 1100.0,
-    f0_threshold: float = 0.05,
+    f0_threshold: float | None = None,
     encoder_path: str | Path | None = None,
     encoder_precision: str = "fp32",
     pretrain_dir: str | Path = "pretrain",
@@ -156,17 +175,19 @@ def load_voice(
     # checkpoint's, it is no use to ask for the encoder that the config names.
     check_given(model.speech_encoder, own)
     where = device if isinstance(device, torch.device) else resolve_device(device)
-    predictor = build_f0_predictor(
-        f0_predictor,
-        sampling_rate=data.sampling_rate,
-        hop_length=data.hop_length,
-        f0_min=f0_min,
-        f0_max=f0_max,
-        threshold=f0_threshold,
-        device=where,
-        pretrain_dir=Path(pretrain_dir),
-        compat=compat,
-    )
+    predictor: F0Predictor | None = None
+    if f0_predictor is not None:
+        predictor = build_f0_predictor(
+            f0_predictor,
+            sampling_rate=data.sampling_rate,
+            hop_length=data.hop_length,
+            f0_min=f0_min,
+            f0_max=f0_max,
+            threshold=f0_threshold,
+            device=where,
+            pretrain_dir=Path(pretrain_dir),
+            compat=compat,
+        )
     synthesizer = load_synthesizer(Path(model_path), config, device=where, compat=compat)
     encoder = build_speech_encoder(
         model.speech_encoder,
@@ -178,10 +199,20 @@ def load_voice(
     return Voice(
         synthesizer,
         encoder,
-        predictor,
+        None if predictor is None else RememberingPredictor(predictor),
         speakers=config.spk,
         sampling_rate=data.sampling_rate,
         hop_length=data.hop_length,
         unit_interpolate_mode=data.unit_interpolate_mode,
         compat=compat,
+        ranges=_ranges(Path(model_path)),
     )
+
+
+def _ranges(model_path: Path) -> dict[str, VoiceRange]:
+    """What is known of the voices' ranges; damage is told, for songs can be sung without."""
+    try:
+        return find_ranges(model_path)
+    except SvcError as error:
+        logger.warning("%s", error)
+        return {}

@@ -16,6 +16,7 @@ import torch
 
 from svc.audio.loudness import frame_volume
 from svc.audio.mel import linear_spectrogram
+from svc.audio.pitch import F0Track
 from svc.audio.resample import resample
 from svc.dataset.clips import LeftOut, read_clip
 from svc.dataset.features import FeatureCache, FeatureSettings
@@ -132,7 +133,8 @@ class Extractor:
         read = list(run_jobs(lambda _: self._read, wav_paths, jobs=1))
         clips = [outcome.result for outcome in read if outcome.result is not None]
         units = self._encode_together(clips)
-        finish = functools.partial(self._finish, units=units)
+        tracks = self._track_together(clips)
+        finish = functools.partial(self._finish, units=units, tracks=tracks)
         finished = run_jobs(lambda _: finish, clips, jobs=1)
         return [
             *(Outcome(item.task, error=item.error) for item in read if item.result is None),
@@ -171,7 +173,25 @@ class Extractor:
             return {}
         return dict(zip(waves, units, strict=True))
 
-    def _finish(self, clip: _Clip, units: Mapping[Path, torch.Tensor]) -> bool:
+    def _track_together(self, clips: Sequence[_Clip]) -> dict[Path, F0Track]:
+        """Pitch by recording; none where there is one clip only, or where it does not work."""
+        waves = {clip.path: clip.wav for clip in clips if "f0" in clip.stale}
+        if len(waves) < 2:
+            return {}
+        try:
+            return dict(zip(waves, self._predictor.track_batch(list(waves.values())), strict=True))
+        except Exception as error:
+            # Each is tried by itself, and what fails then is reported with its name.
+            logger.warning(
+                "finding the pitch of %d clips at a time failed (%s); it is found one by one",
+                len(waves),
+                " ".join(str(error).split())[:200] or type(error).__name__,
+            )
+            return {}
+
+    def _finish(
+        self, clip: _Clip, units: Mapping[Path, torch.Tensor], tracks: Mapping[Path, F0Track]
+    ) -> bool:
         """Compute and save what is stale of one recording; returns whether that was anything."""
         if not clip.stale:
             return False
@@ -181,7 +201,7 @@ class Extractor:
             known = units.get(clip.path)
             made["units"] = self._encoder.encode(clip.wav16k) if known is None else known
         if "f0" in clip.stale:
-            made["f0"] = self._f0(clip.wav)
+            made["f0"] = self._f0(clip.wav, tracks.get(clip.path))
         if "volume" in clip.stale:
             made["volume"] = frame_volume(wav, settings.hop_length)[0]
         if "spec" in clip.stale:
@@ -194,8 +214,8 @@ class Extractor:
         self._cache.save(clip.path, **made)
         return True
 
-    def _f0(self, wav: FloatArray) -> torch.Tensor:
-        track = self._predictor(wav)
+    def _f0(self, wav: FloatArray, track: F0Track | None) -> torch.Tensor:
+        track = self._predictor(wav) if track is None else track
         expected = len(wav) // self.options.settings.hop_length
         if len(track.f0) != expected:
             name = self.options.settings.f0_predictor

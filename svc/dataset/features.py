@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from svc.atomic import atomic_path, output_error, write_text
+from svc.audio.pitch import F0Track
 from svc.config import SvcConfig
 from svc.dataset.fingerprint import fingerprint, same_recording
 from svc.dataset.old_arrays import read_array
@@ -55,6 +56,7 @@ class FeatureSettings:
     f0_predictor: str = "fcpe"
     f0_min: float = 50.0  # Hz
     f0_max: float = 1100.0  # Hz
+    keep_edited: bool = True  # an F0 that a person has edited is never out of date
 
     def of(self, part: str) -> PartSettings:
         """Return the settings one part depends on, as they stand in the side-car."""
@@ -85,6 +87,9 @@ class FeatureSettings:
 
     def fits(self, part: str, recorded: Any) -> bool:
         """Return whether a part was made with these settings, by what the side-car says of it."""
+        if part == "f0" and _is_edited(recorded) and self.keep_edited:
+            frames = self.of("volume")
+            return all(recorded.get(key) == frames[key] for key in frames)
         wanted = self.of(part)
         known = isinstance(recorded, Mapping) and recorded.get("encoder_file") is not None
         if part == "units" and not known and not self.own_weights:
@@ -136,6 +141,10 @@ class FeaturePaths:
         path.
         """
         return Path(str(wav).replace(".wav", ".spec.pt"))
+
+
+def _is_edited(record: Any) -> bool:
+    return isinstance(record, Mapping) and record.get("edited") is True
 
 
 def _read_meta(path: Path) -> dict[str, Any] | None:
@@ -243,6 +252,39 @@ class FeatureCache:
         }
         write_text(paths.meta, json.dumps(meta, indent=1) + "\n")
 
+    def save_edited_f0(self, wav: Path, track: F0Track, curve: str) -> None:
+        """Put an edited F0 in the place of the predictor's; the other parts stay as they are.
+
+        It counts as up to date whatever the predictor, until the recording changes or it is
+        computed anew on purpose (`FeatureSettings.keep_edited`).
+
+        Args:
+            wav: the recording.
+            track: samples // hop_length frames.
+            curve: name of the file it comes from, for the record.
+
+        Raises:
+            OutputError: a file cannot be written.
+        """
+        paths = FeaturePaths.of(wav)
+        earlier = _read_meta(paths.meta)
+        if earlier is None or not same_recording(wav, earlier.get("wav")):
+            earlier = {}  # nothing says that the other parts belong to this recording
+        record = {"edited": True, "curve": curve, **self.settings.of("volume")}
+        meta = {"version": META_VERSION, "wav": fingerprint(wav, with_hash=True)}
+        meta |= {part: earlier[part] for part in PARTS if part in earlier} | {"f0": record}
+        try:
+            paths.meta.unlink(missing_ok=True)
+        except OSError as error:
+            raise output_error(paths.meta, error) from error
+        _save_array(np.stack([track.f0, track.uv]), paths.f0)
+        write_text(paths.meta, json.dumps(meta, indent=1) + "\n")
+
+    def has_edited_f0(self, wav: Path) -> bool:
+        """Return whether a recording keeps an F0 that a person has edited."""
+        meta = _read_meta(FeaturePaths.of(wav).meta)
+        return meta is not None and _is_edited(meta.get("f0")) and self.is_fresh(wav, ("f0",))
+
     def load(self, wav: Path, *, spec: bool = False) -> ClipFeatures:
         """Load the features of a recording, ours or the original's.
 
@@ -274,16 +316,12 @@ class FeatureCache:
                 f"{paths.units}: units are (1, channels, frames), found {tuple(units.shape)}; "
                 + _ADVICE
             )
-        pair = read_array(paths.f0)
-        if pair.ndim != 2 or pair.shape[0] != 2 or pair.shape[1] == 0:
-            raise DatasetError(
-                f"{paths.f0}: f0 and uv are (2, frames), found {pair.shape}; {_ADVICE}"
-            )
+        track = load_f0(wav)
         return ClipFeatures(
             units=units,
-            f0=torch.from_numpy(pair[0].copy()),
-            uv=torch.from_numpy(pair[1].copy()),
-            volume=_load_volume(paths.volume, pair.shape[1]) if paths.volume.is_file() else None,
+            f0=torch.from_numpy(track.f0.copy()),
+            uv=torch.from_numpy(track.uv.copy()),
+            volume=_load_volume(paths.volume, len(track)) if paths.volume.is_file() else None,
             spec=self.load_spec(wav) if spec else None,
         )
 
@@ -324,6 +362,15 @@ class FeatureCache:
                 f"{f0.get('hop_length')}, the config says {self.settings.sampling_rate} Hz and "
                 f"{self.settings.hop_length}; {_ADVICE}"
             )
+
+
+def load_f0(wav: Path) -> F0Track:
+    """Load the pitch of a recording alone. Raises MissingFileError or DatasetError."""
+    path = FeaturePaths.of(wav).f0
+    pair = read_array(path)
+    if pair.ndim != 2 or pair.shape[0] != 2 or pair.shape[1] == 0:
+        raise DatasetError(f"{path}: f0 and uv are (2, frames), found {pair.shape}; {_ADVICE}")
+    return F0Track(pair[0], pair[1])
 
 
 def _load_volume(path: Path, n_frames: int) -> Tensor:

@@ -16,12 +16,13 @@ from svc.config import SvcConfig, check_encoder_width, encoder_paths, load_confi
 from svc.dataset.clips import MIN_SECONDS, LeftOut, read_clip
 from svc.dataset.configs import ConfigOptions, build_config, write_configs
 from svc.dataset.extraction import Extractor, ExtractorOptions, extract_features
-from svc.dataset.features import FeatureSettings
+from svc.dataset.features import FeatureCache, FeatureSettings
 from svc.dataset.filelist import scan_speakers, split, unlistable, write_filelist
 from svc.dataset.fingerprint import weights_hash
 from svc.dataset.pool import job_count, run_jobs
 from svc.devices import precision_dtype
 from svc.errors import ConfigError, DatasetError
+from svc.f0.base import resolve_f0_predictor
 from svc.pretrained import PRETRAIN_DIR
 from svc.progress import Progress, silent
 from svc.speech.locate import check_given, locate_encoder
@@ -41,6 +42,7 @@ class PreprocessOptions:
     f0_predictor: str = "fcpe"
     f0_min: float = 50.0  # Hz
     f0_max: float = 1100.0  # Hz
+    overwrite_f0: bool = False  # also what svc f0 apply has put there
     device: str | None = None  # None = the best one
     encoder_precision: str = "fp32"  # of the encoder's matrix products
     encoder_batch: int | None = None  # clips encoded together; None = 1 on the CPU, else 8
@@ -189,6 +191,13 @@ class _Extraction:
         )
         report.computed, report.fresh = done.computed, done.fresh
         report.left_out += done.left_out
+        cache = FeatureCache(self.options.settings)
+        edited = sum(cache.has_edited_f0(file) for file in files)
+        if edited:
+            report.notes.append(
+                f"{edited} clips keep the F0 that  svc f0 apply  gave them; --overwrite_f0 computes "
+                "it anew"
+            )
         if done.computed + done.fresh == 0:
             raise DatasetError(
                 f"no features could be made for any of the {len(files)} clips; "
@@ -209,9 +218,10 @@ def _extractor_options(options: PreprocessOptions, config: SvcConfig) -> Extract
         encoder_file=weights_hash(files),
         own_weights=bool(own),
         encoder_precision=options.encoder_precision,
-        f0_predictor=options.f0_predictor,
+        f0_predictor=resolve_f0_predictor(options.f0_predictor),
         f0_min=options.f0_min,
         f0_max=options.f0_max,
+        keep_edited=not options.overwrite_f0,
     )
     return ExtractorOptions(
         settings=settings,

@@ -14,6 +14,19 @@ from svc.atomic import atomic_path
 from svc.audio.mel import mel_filterbank, stft_magnitude
 from svc.audio.pitch import transpose
 from svc.evaluation.figures import GROSS_CENTS, HOP, SAMPLING_RATE, Comparison, Figures, FloatArray
+from svc.evaluation.style import (
+    BACK,
+    FAINT,
+    GRID,
+    INK,
+    PANEL,
+    frame,
+    legend,
+    or_gap,
+    outline,
+    pitch_axis,
+    title,
+)
 
 PIXELS = (1400, 900)
 _DPI = 100
@@ -24,14 +37,8 @@ _RANGE_DB = 75.0  # below the loudest band
 _TICKS_HZ = (200, 500, 1000, 2000, 5000, 10000)
 _MAX_COLUMNS = 3000  # more frames than pixels cost memory and show nothing
 
-_BACK = "#12141c"
-_INK = "#e6e8ef"
-_FAINT = "#9aa0b4"
 _SOURCE = "#5fd3ff"
 _OUTPUT = "#ffd166"
-_PANEL = "#1a1d28"
-_GRID = "#2c3040"
-_NOTE_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 
 
 def draw(comparison: Comparison, path: str | Path) -> Path:
@@ -50,7 +57,7 @@ def draw(comparison: Comparison, path: str | Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(PIXELS[0] / _DPI, PIXELS[1] / _DPI), dpi=_DPI, facecolor=_BACK)
+    figure = Figure(figsize=(PIXELS[0] / _DPI, PIXELS[1] / _DPI), dpi=_DPI, facecolor=BACK)
     canvas = FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
         4, 2, height_ratios=(3.3, 3.3, 2.2, 1.2), width_ratios=(1, 0.012),
@@ -63,25 +70,25 @@ def draw(comparison: Comparison, path: str | Path) -> Path:
 
     _draw_mel(axes[0], source.wav)
     _draw_pitch(axes[0], _band_of(source.f0), _SOURCE, "source F0", width=1.6)
-    _title(axes[0], f"Source: {source.path.name}")
+    title(axes[0], f"Source: {source.path.name}")
     image = _draw_mel(axes[1], output.wav)
     _draw_pitch(axes[1], _band_of(output.f0), _OUTPUT, "output F0", width=1.6)
-    _title(axes[1], f"Output: {output.path.name}")
-    _draw_pitch(axes[2], _or_gap(wanted), _SOURCE, _wanted_label(figures), width=3.6)
-    _draw_pitch(axes[2], _or_gap(output.f0), _OUTPUT, "output F0", width=1.4)
-    _pitch_axis(axes[2], np.concatenate([wanted, output.f0]))
+    title(axes[1], f"Output: {output.path.name}")
+    _draw_pitch(axes[2], or_gap(wanted), _SOURCE, _wanted_label(figures), width=3.6)
+    _draw_pitch(axes[2], or_gap(output.f0), _OUTPUT, "output F0", width=1.4)
+    pitch_axis(axes[2], np.concatenate([wanted, output.f0]))
     _draw_levels(axes[3], comparison)
     for axis in axes[:3]:
         axis.tick_params(labelbottom=False)
-        _legend(axis, "upper right")
+        legend(axis, "upper right")
     top.set_xlim(0, max(source.seconds, output.seconds))
     bar = figure.colorbar(image, cax=figure.add_subplot(grid[:2, 1]))
-    bar.set_label("dB below the loudest band", color=_FAINT, fontsize=9)
-    _style(bar.ax)
+    bar.set_label("dB below the loudest band", color=FAINT, fontsize=9)
+    frame(bar.ax)
     bar.outline.set_visible(False)
     lines = _headline(figures)
     for line, size, height, colour in zip(
-        lines, (13, 10.5), (0.952, 0.921), (_INK, _FAINT), strict=True
+        lines, (13, 10.5), (0.952, 0.921), (INK, FAINT), strict=True
     ):
         figure.text(0.066, height, line, color=colour, fontsize=size, parse_math=False)
     with atomic_path(path) as temporary, warnings.catch_warnings():
@@ -169,19 +176,12 @@ def _draw_mel(axis: Any, wav: npt.NDArray[np.float32]) -> Any:
     axis.set_yticks(_band_of(_TICKS_HZ).tolist())
     axis.set_yticklabels([f"{hz // 1000}k" if hz >= 1000 else str(hz) for hz in _TICKS_HZ])
     axis.set_facecolor("black")
-    axis.set_ylabel("Hz (mel scale)", color=_FAINT, fontsize=10)
-    _style(axis)
+    axis.set_ylabel("Hz (mel scale)", color=FAINT, fontsize=10)
+    frame(axis)
     return image
 
 
-def _or_gap(f0: FloatArray) -> FloatArray:
-    """Pitch with NaN where it is unvoiced, so that no line is drawn there."""
-    return np.where(f0 > 0, f0, np.nan)
-
-
 def _draw_pitch(axis: Any, heights: FloatArray, colour: str, label: str, *, width: float) -> None:
-    from matplotlib.patheffects import Normal, Stroke
-
     axis.plot(
         np.arange(len(heights)) * HOP / SAMPLING_RATE,
         heights,
@@ -189,30 +189,8 @@ def _draw_pitch(axis: Any, heights: FloatArray, colour: str, label: str, *, widt
         linewidth=width,
         label=label,
         solid_capstyle="round",
-        path_effects=[Stroke(linewidth=width + 1.6, foreground=_BACK), Normal()],
+        path_effects=outline(width),
     )
-
-
-def _pitch_axis(axis: Any, f0: FloatArray) -> None:
-    """A logarithmic axis with note names, over the range that is sung."""
-    sung = f0[f0 > 0]
-    low, high = (float(v) for v in np.percentile(sung, (1, 99))) if len(sung) else (110.0, 440.0)
-    axis.set_yscale("log", base=2)
-    axis.set_ylim(low * 2 ** (-4 / 12), high * 2 ** (5 / 12))
-    wide = high / low > 2.5
-    ticks = [
-        (440.0 * 2.0 ** ((midi - 69) / 12), f"{_NOTE_NAMES[midi % 12]}{midi // 12 - 1}")
-        for midi in range(12, 108)
-        if midi % 12 in ((0, 7) if wide else (0, 4, 7, 9))
-    ]
-    axis.set_yticks([hz for hz, _ in ticks], minor=False)
-    axis.set_yticklabels([f"{name}  {hz:.0f}" for hz, name in ticks])
-    axis.set_yticks([], minor=True)
-    axis.set_ylim(low * 2 ** (-4 / 12), high * 2 ** (5 / 12))
-    axis.set_ylabel("F0, Hz (log)", color=_FAINT, fontsize=10)
-    axis.set_facecolor(_PANEL)
-    axis.grid(color=_GRID, linewidth=0.6)
-    _style(axis)
 
 
 def _draw_levels(axis: Any, comparison: Comparison) -> None:
@@ -227,28 +205,9 @@ def _draw_levels(axis: Any, comparison: Comparison) -> None:
         float(np.max(comparison.source.level_db)), float(np.max(comparison.output.level_db)) - gain
     )
     axis.set_ylim(top - 65.0, top)
-    axis.set_ylabel("dBFS", color=_FAINT, fontsize=10)
-    axis.set_xlabel("time, s", color=_FAINT, fontsize=10)
-    axis.set_facecolor(_PANEL)
-    axis.grid(color=_GRID, linewidth=0.6)
-    _legend(axis, "lower right")
-    _style(axis)
-
-
-def _title(axis: Any, text: str) -> None:
-    shown = text if len(text) <= 110 else f"{text[:70]} ... {text[-35:]}"
-    axis.set_title(shown, loc="left", color=_INK, fontsize=12, pad=6, parse_math=False)
-
-
-def _legend(axis: Any, place: str) -> None:
-    box = axis.legend(
-        loc=place, fontsize=9, ncols=2, framealpha=0.75, facecolor=_BACK, edgecolor="none"
-    )
-    for text in box.get_texts():
-        text.set_color(_INK)
-
-
-def _style(axis: Any) -> None:
-    axis.tick_params(colors=_FAINT, labelsize=9)
-    for spine in axis.spines.values():
-        spine.set_color(_GRID)
+    axis.set_ylabel("dBFS", color=FAINT, fontsize=10)
+    axis.set_xlabel("time, s", color=FAINT, fontsize=10)
+    axis.set_facecolor(PANEL)
+    axis.grid(color=GRID, linewidth=0.6)
+    legend(axis, "lower right")
+    frame(axis)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +15,20 @@ from torch import Tensor
 
 from svc.audio.mel import LogMel
 from svc.audio.pitch import F0Track, resize_nearest
-from svc.audio.resample import sinc_resample
 from svc.errors import MissingFileError
 from svc.f0.fcpe_net import FcpeNet, load_fcpe
 from svc.f0.settings import F0Settings
+from svc.f0.wave import F0Wave
 from svc.pretrained import torchfcpe_asset
 
 logger = logging.getLogger(__name__)
 
 _FILE = "fcpe.pt"
-_RESAMPLE_WIDTH = 128  # zero crossings of the sinc in front of the net
 _REACH = 4  # bins on either side of the peak that the mean is taken over
+_TOGETHER = 6000  # frames that go through the net at once, where there are several waves
+
+Track = npt.NDArray[np.float32]
+Wave = Track | F0Wave
 
 
 def decode_salience(salience: Tensor, cent_table: Tensor, threshold: float) -> Tensor:
@@ -79,20 +84,42 @@ class FcpePredictor:
         table = self._net.cent_table
         self._in_range = ((table >= low) & (table <= high)) | settings.compat
 
-    def __call__(self, wav: npt.NDArray[np.float32]) -> F0Track:
-        """Return the track of a wave: (T,) samples -> T // hop_length frames. Raises AudioError for
-        NaN samples.
+    def __call__(self, wav: Wave) -> F0Track:
+        """Return the track of a wave: (T,) samples -> T // hop_length frames, with confidence.
+        Raises AudioError for NaN samples.
         """
-        n_frames = self.settings.n_frames(wav)
-        padded = self.settings.prepare(wav)
-        if n_frames == 0:
-            return self.settings.empty()
-        raw = self.raw_f0(padded)
-        resized = resize_nearest(raw, self.settings.n_frames(padded))[:n_frames]
-        return self.settings.finish(resized, classic=False)
+        return self.track_batch([wav])[0]
 
-    @torch.no_grad()
-    def raw_f0(self, wav: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def track_batch(self, wavs: Sequence[Wave]) -> list[F0Track]:
+        """Return the tracks of several waves, each what it is alone.
+
+        Waves of as many frames go through the net together; none is padded for the sake of a batch,
+        because the net's normalisation over time would see it.
+
+        Args:
+            wavs: each (T,) samples, of any lengths.
+
+        Raises:
+            AudioError: NaN or infinite samples.
+        """
+        settings = self.settings
+        waves = [F0Wave.of(wav, settings.sampling_rate) for wav in wavs]
+        prepared = [wave.prepared(settings) for wave in waves]
+        n_frames = [settings.n_frames(wave.samples) for wave in waves]
+        there = [i for i, n in enumerate(n_frames) if n > 0]
+        readings = dict(zip(there, self._read([prepared[i] for i in there]), strict=True))
+        tracks = []
+        for i, n in enumerate(n_frames):
+            if i not in readings:
+                tracks.append(replace(settings.empty(), confidence=np.zeros(0, dtype=np.float32)))
+                continue
+            grid = settings.n_frames(prepared[i].samples)
+            f0, confidence = (resize_nearest(part, grid)[:n] for part in readings[i])
+            track = settings.finish(f0, classic=False)
+            tracks.append(replace(track, confidence=confidence.astype(np.float32)))
+        return tracks
+
+    def raw_f0(self, wav: Wave) -> npt.NDArray[np.float32]:
         """Pitch on the net's own grid of 100 frames per second.
 
         Args:
@@ -101,19 +128,26 @@ class FcpePredictor:
         Returns:
             (floor(T16 / 160) + 1,) Hz, 0 = unvoiced, T16 being T at 16 kHz.
         """
-        wave = sinc_resample(
-            torch.from_numpy(wav).to(self.device)[None],
-            self.settings.sampling_rate,
-            self._mel.config.sampling_rate,
-            lowpass_width=_RESAMPLE_WIDTH,
-        )
-        salience = self._net(self._mel(wave)) * self._in_range
-        f0: npt.NDArray[np.float32] = (
-            decode_salience(salience, self._net.cent_table, self.settings.threshold)[0]
-            .cpu()
-            .numpy()
-        )
-        return f0
+        return self._read([F0Wave.of(wav, self.settings.sampling_rate)])[0][0]
+
+    @torch.no_grad()
+    def _read(self, waves: Sequence[F0Wave]) -> list[tuple[Track, Track]]:
+        """Pitch and confidence of each wave on the net's own grid."""
+        rate = self._mel.config.sampling_rate
+        mels = [self._mel(wave.at_rate(rate, self.device)) for wave in waves]
+        by_length: dict[int, list[int]] = {}
+        for i, mel in enumerate(mels):
+            by_length.setdefault(mel.shape[-1], []).append(i)
+        readings: dict[int, tuple[Track, Track]] = {}
+        for length, group in by_length.items():
+            size = max(1, _TOGETHER // length)
+            for start in range(0, len(group), size):
+                batch = group[start : start + size]
+                salience = self._net(torch.cat([mels[i] for i in batch])) * self._in_range
+                f0 = decode_salience(salience, self._net.cent_table, self.settings.threshold)
+                confidence = salience.amax(dim=-1).cpu().numpy()
+                readings.update(zip(batch, zip(f0.cpu().numpy(), confidence, strict=True)))
+        return [readings[i] for i in range(len(waves))]
 
 
 def build_fcpe(

@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from svc.audio.pitch import F0Track, resize_linear
 from svc.f0.settings import F0Settings
+from svc.f0.wave import F0Wave
 
 Array = npt.NDArray[np.float64]
 
@@ -29,14 +32,15 @@ class WorldPredictor:
         self.name = name
         self.settings = settings
 
-    def __call__(self, wav: npt.NDArray[np.float32]) -> F0Track:
+    def __call__(self, wav: npt.NDArray[np.float32] | F0Wave) -> F0Track:
         """Return the track of a wave: (T,) samples -> T // hop_length frames. Raises AudioError for
         NaN samples.
         """
         import pyworld
 
-        n_frames = self.settings.n_frames(wav)
-        padded = self.settings.prepare(wav)
+        whole = F0Wave.of(wav, self.settings.sampling_rate)
+        n_frames = self.settings.n_frames(whole.samples)
+        padded = whole.prepared(self.settings).samples
         if n_frames == 0:
             return self.settings.empty()
         estimate: Callable[..., tuple[Array, Array]] = getattr(pyworld, self.name)
@@ -53,3 +57,10 @@ class WorldPredictor:
             raw = np.round(raw, 1)  # the original rounds here and nowhere else
         resized = resize_linear(raw, self.settings.n_frames(padded))[:n_frames]
         return self.settings.finish(resized, classic=True)
+
+    def track_batch(self, wavs: Sequence[npt.NDArray[np.float32] | F0Wave]) -> list[F0Track]:
+        """Return the tracks of several waves, as many at a time as torch uses threads."""
+        if len(wavs) < 2 or torch.get_num_threads() == 1:
+            return [self(wav) for wav in wavs]
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            return list(pool.map(self, wavs))

@@ -238,6 +238,29 @@ _FILES = (
         instead=_NO_DOWNLOAD_ENCODER,
     ),
     PretrainedFile(
+        name="rmvpe.pt",
+        ids=("rmvpe",),
+        what="RMVPE pitch net",
+        published=(
+            Published(
+                368492925,
+                "19dc1809cf4cdb0a18db93441816bc327e14e5644b72eeaae5220560c6736fe2",
+                "full, called model.pt there",
+            ),
+            Published(
+                181184272,
+                "6d62215f4306e3ca278246188607209f09af3dc77ed4232efdd069798c4ec193",
+                "half precision, the RVC project's",
+            ),
+        ),
+        source=(
+            "yxlllc's RMVPE release 230917, where it is called model.pt, or the 181 MB rmvpe.pt of"
+            " the RVC project"
+        ),
+        licence="none stated; the code it was trained with is Apache-2.0, the RVC collection MIT",
+        instead="the F0 predictors fcpe, crepe, pm, dio and harvest need no download",
+    ),
+    PretrainedFile(
         name="fcpe.pt",
         ids=("fcpe",),
         what="FCPE pitch net of so-vits-svc 4.1",

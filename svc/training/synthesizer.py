@@ -15,6 +15,8 @@ from svc.checkpoint import find_latest
 from svc.config import SvcConfig, load_config
 from svc.devices import resolve_device
 from svc.errors import SvcError
+from svc.f0.range_files import RANGE_KEY, plain_ranges
+from svc.f0.voice_range import VoiceRange
 from svc.progress import Progress
 from svc.training import figures, state
 from svc.training.batches import Batch, EpochBatches, choose_workers, stream
@@ -23,6 +25,7 @@ from svc.training.clips import ClipDataset, plan_memory
 from svc.training.journal import Journal
 from svc.training.loop import Position, Schedule, StopSignal, run
 from svc.training.options import TrainOptions, TrainResult
+from svc.training.ranges import measure_ranges, publish_ranges
 from svc.training.resume import check_resumable, clip_order, prepare_folder, restore
 from svc.training.rundir import find_start, load_pair
 from svc.training.step import Adversaries, StepDetail
@@ -40,6 +43,7 @@ class SynthesizerTask:
         journal: where to log.
         validation: clips of the evaluation.
         order: facts that decide which clips a batch holds; saved for exact resuming.
+        ranges: which notes each speaker sings; saved for choosing a transposition.
     """
 
     def __init__(
@@ -50,9 +54,10 @@ class SynthesizerTask:
         journal: Journal,
         validation: ClipDataset,
         order: Mapping[str, Any],
+        ranges: Mapping[str, VoiceRange] | None = None,
     ) -> None:
         self.nets, self.config, self.run_dir, self.journal = nets, config, run_dir, journal
-        self.validation, self.order = validation, order
+        self.validation, self.order, self.ranges = validation, order, dict(ranges or {})
         self.losses: dict[str, float] = {}
         self._detail: StepDetail | None = None
 
@@ -159,10 +164,11 @@ class SynthesizerTask:
         nets = self.nets
         nets.guard.drain()
         extra = state.extra_keys(self.config, position, nets.device, nets.scaler, self.order)
+        sings = {**extra, RANGE_KEY: plain_ranges(self.ranges)}
         generator, _ = state.save_pair(
             self.run_dir,
             position.step,
-            state.checkpoint(nets.generator, nets.optim_g, self.config, position, extra),
+            state.checkpoint(nets.generator, nets.optim_g, self.config, position, sings),
             state.checkpoint(nets.discriminator, nets.optim_d, self.config, position, extra),
             keep=self.config.train.keep_ckpts,
         )
@@ -204,7 +210,10 @@ def train(options: TrainOptions, *, progress: Progress | None = None) -> TrainRe
     order = clip_order(config, training)
     if files is not None:
         notes += restore(nets, start, files, position, order, force=options.force)
-    del files  # as large as the nets and their optimisers
+    resumed = files[0] if files is not None and start.kind == "resume" else None
+    ranges, told = measure_ranges(config, training, run_dir, resumed)
+    notes += told
+    del files, resumed  # as large as the nets and their optimisers
 
     memory = plan_memory(config, training.frames)
     dataset = ClipDataset(config, training.paths, augment=True, seed=seed, memory=memory)
@@ -214,6 +223,7 @@ def train(options: TrainOptions, *, progress: Progress | None = None) -> TrainRe
 
     # ---- from here on the run folder changes -----------------------------------------------------
     notes += prepare_folder(config, run_dir, start, options.resume)
+    publish_ranges(run_dir, ranges)
     with Journal(run_dir, position.step + 1) as journal, StopSignal() as stop:
         for note in notes:
             journal.note(note)
@@ -228,7 +238,7 @@ def train(options: TrainOptions, *, progress: Progress | None = None) -> TrainRe
             training.frames, config.train.batch_size, seed=seed,
             epoch=position.epoch, batch=position.batch,
         )  # fmt: skip
-        task = SynthesizerTask(nets, config, run_dir, journal, held_out, order)
+        task = SynthesizerTask(nets, config, run_dir, journal, held_out, order, ranges)
         schedule = Schedule(
             config.train.log_interval,
             config.train.eval_interval,

@@ -111,8 +111,8 @@ def test_a_bad_clip_is_listed_and_the_exit_code_is_1(
     ("arguments", "text"),
     [
         (["--use_diff"], "--use_diff: the mel features of the diffusion model come in a later"),
-        (["--f0_predictor", "rmvpe"], '"rmvpe" comes in a later release'),
-        (["--f0_predictor", "crepe"], '"crepe" comes in a later release'),
+        (["--f0_predictor", "rmvpe"], "rmvpe.pt is missing"),
+        (["--f0_predictor", "ensemble:rmvpe+pm"], "rmvpe.pt is missing"),
         (["--speech_encoder", "vec768l12"], "checkpoint_best_legacy_500.pt"),
         (["--speech_encoder", "wavlmbase+"], "WavLM-Base+.pt is missing"),
         (["--speech_encoder", "dphubert+whisper-ppg-tiny"], "DPHuBERT-sp0.75.pth is missing"),
@@ -147,6 +147,7 @@ def test_flags_with_wrong_values_are_named(place: Path, capsys: pytest.CaptureFi
     for arguments in (
         ["--stage", "most"],
         ["--f0_predictor", "yin"],
+        ["--f0_predictor", "ensemble:pm"],
         ["--seed", "x"],
         ["--encoder_precision", "fp8"],
     ):

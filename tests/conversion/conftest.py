@@ -19,6 +19,7 @@ from svc.cli.main import main
 from svc.config import SvcConfig, parse_config, save_config
 from svc.conversion.converter import Converter
 from svc.conversion.voice import Voice
+from svc.f0.settings import F0Settings
 from svc.synthesizer import Synthesizer
 
 SR = 44100
@@ -98,6 +99,7 @@ class StubPredictor:
     """220 Hz where there is sound, unvoiced elsewhere."""
 
     name = "stub"
+    settings = F0Settings()
 
     def __init__(self) -> None:
         self.lengths: list[int] = []
@@ -141,6 +143,7 @@ class EchoVoice:
     compat = False
     device = torch.device("cpu")
     speakers = {"alice": 0, "bob": 1}  # noqa: RUF012
+    ranges = {}  # noqa: RUF012
     synthesizer = SimpleNamespace(has_auto_f0=False, has_volume=False)
 
     def __init__(
@@ -154,9 +157,13 @@ class EchoVoice:
         self.sampling_rate = sampling_rate
         self.compat = compat
         self.windows: list[int] = []
+        self.tracks: list[F0Track | None] = []
 
-    def render(self, window: np.ndarray, speaker_id: int, options: object) -> np.ndarray:
+    def render(
+        self, window: np.ndarray, speaker_id: int, options: object, track: F0Track | None = None
+    ) -> np.ndarray:
         self.windows.append(len(window))
+        self.tracks.append(track)
         whole = len(window) // 512 * 512
         return self.change(window, len(self.windows))[:whole].astype(np.float32)
 

@@ -116,8 +116,12 @@ def test_long_sound_is_cut_at_a_quiet_place_and_stays_short_enough() -> None:
     assert len(plan_pieces([Segment(0, n_samples, False)], source, SR, SR, unlimited)) == 1
 
 
-def test_a_window_is_whole_frames_with_context() -> None:
-    begin, length = Piece(1000, 2000).window(300, 512)
-    assert begin == 700
-    assert length == 2048  # 1600 samples, rounded up
+def test_a_window_is_whole_frames_of_the_song_with_context() -> None:
+    assert Piece(1000, 2000).window(300, 512) == (512, 2048)  # 700 to 2300 lie in frames 1 to 4
     assert Piece(0, 100).window(0, 512) == (0, 512)
+    assert Piece(100, 1024).window(300, 512) == (-512, 2048)
+    for start, end, context in itertools.product((0, 511, 5000), (5001, 9000), (0, 77, 22050)):
+        begin, length = Piece(start, end).window(context, 512)
+        assert begin % 512 == length % 512 == 0
+        assert start - context - 512 < begin <= start - context
+        assert end + context <= begin + length < end + context + 512

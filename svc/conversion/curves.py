@@ -1,0 +1,59 @@
+"""Edited pitch curves of songs: which file belongs to which song, read before any model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from svc.audio.pitch import F0Track
+from svc.conversion.files import Job, Outcome
+from svc.errors import ConfigError, MissingFileError, SvcError
+from svc.f0.curve import FrameGrid, find_curve, read_curve
+from svc.f0.extract import frames_of_file
+
+CURVE_NAME = "curve"
+"""What stands for the F0 predictor in the names of results."""
+
+
+def attach_curves(
+    jobs: Sequence[Job], curves: Path, grid: FrameGrid
+) -> tuple[list[Job], list[Outcome]]:
+    """Give every job the pitch curve of its song.
+
+    Args:
+        jobs: what is to be done.
+        curves: a curve, where all jobs are of one song, or a folder of curves named after the songs.
+        grid: the voice's.
+
+    Returns:
+        ``(jobs, failures)``: jobs with their curves, and the songs of a folder that have none or
+        one that cannot be used.
+
+    Raises:
+        ConfigError: one curve for several songs.
+        SvcError: that one curve cannot be used.
+    """
+    songs = dict.fromkeys(job.source for job in jobs)
+    folder = curves.is_dir()
+    if not folder and not curves.exists():
+        raise MissingFileError(f"--f0 {curves} is not there; make it with  svc f0 extract")
+    if not folder and len(songs) > 1:
+        raise ConfigError(
+            f"--f0 {curves} is one curve and there are {len(songs)} songs; give a folder with a "
+            "curve for each, named after it"
+        )
+    tracks: dict[Path, F0Track] = {}
+    failures: list[Outcome] = []
+    for song in songs:
+        try:
+            path = find_curve(curves, song.path.name) if folder else curves
+            tracks[song.path] = read_curve(path, grid, frames_of_file(song.path, grid))
+        except SvcError as error:
+            if not folder:
+                raise
+            failures.append(Outcome(song.name, error=str(error)))
+    found = [
+        replace(job, curve=tracks[job.source.path]) for job in jobs if job.source.path in tracks
+    ]
+    return found, failures

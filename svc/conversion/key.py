@@ -1,0 +1,111 @@
+"""Bringing a song into the range of a voice: which shift is sung, and what is said about it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from svc.conversion.options import InferOptions
+from svc.errors import ConfigError
+from svc.f0.range_files import RANGE_FILE, find_ranges
+from svc.f0.voice_range import Pitches, VoiceRange, choose_transpose
+
+MUCH = 0.2  # share of a song outside of the voice's range that is worth a warning
+
+
+@dataclass(frozen=True)
+class KeyFit:
+    """How a song is going to be transposed.
+
+    Attributes:
+        options: those given, with the shift to sing.
+        chosen: what was chosen and why, for the user; "" where the shift was given.
+        warning: that much of the song is out of reach although the shift was given; "" = it is not.
+    """
+
+    options: InferOptions
+    chosen: str = ""
+    warning: str = ""
+
+
+def fit_key(song: Pitches, voice: VoiceRange, speaker: str, options: InferOptions) -> KeyFit:
+    """Choose the shift of a song, or look at the one that is given.
+
+    Args:
+        song: its pitches.
+        voice: range of the target voice.
+        speaker: its name.
+        options: `fit_to_voice` and `transpose` are used.
+
+    Returns:
+        Options with `transpose` set and nothing left to choose, and what to tell.
+    """
+    octaves = options.fit_to_voice == "octaves"
+    choice = choose_transpose(song, voice, whole_octaves=octaves)
+    if options.fit_to_voice == "no":
+        return KeyFit(options, warning=_warning(song, voice, speaker, options.transpose))
+    fitted = replace(options, fit_to_voice="no", transpose=float(choice.semitones))
+    sung = VoiceRange.of(song)
+    text = f"-t {choice.semitones} ({choice.reason})"
+    if sung is not None:
+        text += f"; song {sung}, voice {voice}; outside of the voice's range: "
+        text += f"{choice.outside_before:.0%} of the song"
+        if choice.semitones:
+            text += f" as it is, {choice.outside_after:.0%} transposed"
+    return KeyFit(fitted, chosen=text)
+
+
+def _warning(song: Pitches, voice: VoiceRange, speaker: str, semitones: float) -> str:
+    """Say that much of a song is out of reach, and which shift would do."""
+    outside = voice.share_outside(song, semitones)
+    if outside <= MUCH:
+        return ""
+    choice = choose_transpose(song, voice)
+    sung = VoiceRange.of(song)
+    where = f"at -t {semitones:g} " if semitones else ""
+    text = (
+        f'{outside:.0%} of the song ({sung}) {where}lies outside of what "{speaker}" sings '
+        f"({voice})"
+    )
+    if outside - choice.outside_after <= 0.05:
+        return f"{text}, and no other transposition helps"
+    return f"{text}; -t {choice.semitones} would leave {choice.outside_after:.0%} (-t auto)"
+
+
+def unknown_range(speaker: str, folder: Path | None = None) -> ConfigError:
+    """Make the error for a voice whose range nobody knows; it names the command that helps.
+
+    Args:
+        speaker: name of the voice.
+        folder: where the model lies; None = not known.
+    """
+    target = RANGE_FILE if folder is None else str(folder / RANGE_FILE)
+    command = shlex.join(["-s", speaker, "-o", target])
+    return ConfigError(
+        f'-t auto needs to know which notes "{speaker}" sings, and this model does not tell '
+        "(svc train notes it, other programs do not); measure recordings of the voice with  "
+        f"svc voice-range RECORDINGS {command}"
+    )
+
+
+def require_ranges(model: Path, speakers: Sequence[str]) -> Mapping[str, VoiceRange]:
+    """Look up the ranges of voices before any model is loaded.
+
+    Args:
+        model: the checkpoint.
+        speakers: names.
+
+    Returns:
+        The ranges that are known, among them those of all `speakers`.
+
+    Raises:
+        ConfigError: one is not known.
+        SvcError: checkpoint or side-car cannot be read.
+    """
+    ranges = find_ranges(model)
+    for speaker in speakers:
+        if speaker not in ranges:
+            raise unknown_range(speaker, model.parent)
+    return ranges
