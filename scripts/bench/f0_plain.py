@@ -243,7 +243,8 @@ def plain_crepe(wav: Samples, settings: F0Settings, *, size: str, device: str) -
         pitch.append(10 * 2 ** (cents / 1200))
         periodicity.append(salience.numpy()[np.arange(len(path)), path])
     again = resampy.resample(wav, settings.sampling_rate, 16000)
-    levels = librosa.A_weighting(librosa.fft_frequencies(sr=16000, n_fft=1024))[:, None]
+    with np.errstate(divide="ignore"):  # the lowest band is at 0 Hz
+        levels = librosa.A_weighting(librosa.fft_frequencies(sr=16000, n_fft=1024))[:, None]
     power = np.abs(librosa.stft(again, n_fft=1024, hop_length=hop, pad_mode="constant"))
     loud = (librosa.amplitude_to_db(power, amin=1e-5, top_db=None) + levels - 20).mean(axis=0) > -60
     voiced = (np.concatenate(periodicity) >= settings.threshold) & loud[: len(frames)]

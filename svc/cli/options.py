@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from svc.config import F0_PREDICTORS, check_f0_predictor
 from svc.errors import ConfigError
 
 F0_THRESHOLD_HELP = (
@@ -64,11 +63,15 @@ def add_encoder_precision(parser: argparse._ActionsContainer) -> None:
 
 def f0_predictor_help(default: str) -> str:
     """Help of ``--f0_predictor``."""
+    from svc.config import F0_PREDICTORS  # not at the top: it loads yaml, and --help is instant
+
     return f"{', '.join(F0_PREDICTORS)}, or ensemble:A+B+C of those (default: {default})"
 
 
 def f0_predictor(text: str) -> str:
     """Check a value of ``--f0_predictor`` as `argparse` does."""
+    from svc.config import check_f0_predictor
+
     try:
         return check_f0_predictor(text)
     except ConfigError as error:

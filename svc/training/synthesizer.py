@@ -122,7 +122,9 @@ class SynthesizerTask:
             f"{rate:.2f} steps/s, {waiting:.0%} of the time waiting for data"
         )
         short = [
-            f"{name} {losses[name]:.3g}" for name in ("mel", "kl", "gen", "disc") if name in losses
+            f"{name} {losses[name]:.{digits}g}"
+            for name, digits in (("mel", 3), ("kl", 2), ("gen", 2), ("disc", 2))
+            if name in losses
         ]
         return " ".join([f"{rate:.2g}/s", *short])
 

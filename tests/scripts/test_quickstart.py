@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -318,10 +319,23 @@ def test_constraints_pin_every_dependency_for_every_python():
         names.setdefault(name, []).append(match[2] or "")
     for name, markers in names.items():
         assert markers in ([""], ["<", ">="], ["<"]), (name, markers)
-    project = (ROOT / "pyproject.toml").read_text()
-    tables = re.search(r"^dependencies = \[(.*?)^\]", project, re.S | re.M)
-    dev = re.search(r"^dev = \[(.*?)\]", project, re.M)
-    assert tables
-    assert dev
-    for name in re.findall(r'"([\w.-]+)[><=]?', tables[1]) + re.findall(r'"([\w.-]+)', dev[1]):
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+
+    def needed(lines: list[str]) -> Iterator[str]:
+        for line in lines:
+            own = re.match(r"svc\[([\w,]+)\]", line)
+            if own:
+                for extra in own[1].split(","):
+                    yield from needed(extras[extra])
+            else:
+                yield re.match(r"[\w.-]+", line)[0]
+
+    found = {*needed(project["dependencies"]), *needed(extras["dev"])}
+    assert {"torch", "pytest", "onnxruntime"} <= found
+    for name in found:
         assert re.sub(r"[-_.]+", "-", name).lower() in names, name
