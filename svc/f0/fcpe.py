@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,10 @@ import torch
 from torch import Tensor
 
 from svc.audio.mel import LogMel
-from svc.audio.pitch import F0Track, resize_nearest
+from svc.audio.pitch import F0Track
 from svc.errors import MissingFileError
 from svc.f0.fcpe_net import FcpeNet, load_fcpe
+from svc.f0.own_grid import tracks_from_own_grid
 from svc.f0.settings import F0Settings
 from svc.f0.wave import F0Wave
 from svc.pretrained import torchfcpe_asset
@@ -102,22 +102,7 @@ class FcpePredictor:
         Raises:
             AudioError: NaN or infinite samples.
         """
-        settings = self.settings
-        waves = [F0Wave.of(wav, settings.sampling_rate) for wav in wavs]
-        prepared = [wave.prepared(settings) for wave in waves]
-        n_frames = [settings.n_frames(wave.samples) for wave in waves]
-        there = [i for i, n in enumerate(n_frames) if n > 0]
-        readings = dict(zip(there, self._read([prepared[i] for i in there]), strict=True))
-        tracks = []
-        for i, n in enumerate(n_frames):
-            if i not in readings:
-                tracks.append(replace(settings.empty(), confidence=np.zeros(0, dtype=np.float32)))
-                continue
-            grid = settings.n_frames(prepared[i].samples)
-            f0, confidence = (resize_nearest(part, grid)[:n] for part in readings[i])
-            track = settings.finish(f0, classic=False)
-            tracks.append(replace(track, confidence=confidence.astype(np.float32)))
-        return tracks
+        return tracks_from_own_grid(self.settings, wavs, self._read)
 
     def raw_f0(self, wav: Wave) -> npt.NDArray[np.float32]:
         """Pitch on the net's own grid of 100 frames per second.

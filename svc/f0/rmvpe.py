@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from svc.audio.mel import LogMel, rmvpe_mel
-from svc.audio.pitch import F0Track, resize_nearest
+from svc.audio.pitch import F0Track
 from svc.devices import precision_dtype
 from svc.errors import CheckpointError, MissingFileError
 from svc.f0.high_register import READS_TO_HZ, choose, spans, suspects, whistle_spectrum
+from svc.f0.own_grid import Frames, tracks_from_own_grid
 from svc.f0.rmvpe_net import RmvpeNet, load_rmvpe
 from svc.f0.settings import F0Settings
 from svc.f0.wave import F0Wave
@@ -132,23 +133,12 @@ class RmvpePredictor:
         Raises:
             AudioError: NaN or infinite samples.
         """
-        settings = self.settings
-        waves = [F0Wave.of(wav, settings.sampling_rate) for wav in wavs]
-        prepared = [wave.prepared(settings) for wave in waves]
-        n_frames = [settings.n_frames(wave.samples) for wave in waves]
-        there = [i for i, n in enumerate(n_frames) if n > 0]
-        readings = dict(zip(there, self._read_all([prepared[i] for i in there]), strict=True))
-        tracks = []
-        for i, n in enumerate(n_frames):
-            if i not in readings:
-                tracks.append(replace(settings.empty(), confidence=np.zeros(0, dtype=np.float32)))
-                continue
-            grid = settings.n_frames(prepared[i].samples)
-            f0 = resize_nearest(readings[i].f0.numpy(), grid)[:n]
-            confidence = resize_nearest(readings[i].confidence.numpy(), grid)[:n]
-            track = settings.finish(f0, classic=False)
-            tracks.append(replace(track, confidence=confidence.astype(np.float32)))
-        return tracks
+
+        def read(waves: Sequence[F0Wave]) -> list[tuple[Frames, Frames]]:
+            readings = self._read_all(waves)
+            return [(one.f0.numpy(), one.confidence.numpy()) for one in readings]
+
+        return tracks_from_own_grid(self.settings, wavs, read)
 
     def raw_f0(self, wav: npt.NDArray[np.float32] | F0Wave) -> Reading:
         """Pitch on the net's own grid of 100 frames per second.

@@ -21,7 +21,7 @@ class F0Settings:
     hop_length: int = 512  # samples per frame of the track
     f0_min: float = 50.0  # Hz, lowest pitch looked for
     f0_max: float = 1100.0  # Hz, highest
-    threshold: float = 0.05  # fcpe: confidence in (0, 1) up to which a frame counts as unvoiced
+    threshold: float = 0.05  # of the nets: confidence, 0..1, up to which a frame is unvoiced
     compat: bool = False  # so-vits-svc 4.1 to the last digit, with its slips (spec_f0 10)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,5 @@
-"""swift: pitch by the small convolutional net of the swift-f0 package (arXiv 2508.18440).
+"""swift: pitch by the small convolutional net of the swift-f0 package (arXiv 2508.18440 describes an
+earlier, larger one).
 
 The package holds one ONNX graph that takes the wave and gives pitch and confidence; it is located
 and run, and the package is never imported. Of the graph this module knows what its description
