@@ -59,7 +59,9 @@ def prepare_wave(wav: Tensor, minimum: int) -> Tensor:
             f"the audio holds {bad} samples of {len(wav)} that are not numbers (NaN or infinite);"
             " export it again from the program that made it"
         )
-    return torch.nn.functional.pad(wav, (0, max(0, minimum - len(wav))))
+    if len(wav) >= minimum:
+        return wav  # padding by nothing would copy: 230 MB of an hour
+    return torch.nn.functional.pad(wav, (0, minimum - len(wav)))
 
 
 def plan_windows(n_frames: int, window: int, context: int = CONTEXT_FRAMES) -> list[Window]:
