@@ -122,7 +122,9 @@ def rmvpe_state(config: RmvpeConfig, seed: int = 0) -> dict[str, Tensor]:
     gru = torch.nn.GRU(
         config.n_maps * config.n_mels, config.gru_dim, batch_first=True, bidirectional=True
     )
-    state |= {f"fc.0.gru.{name}": tensor.detach() for name, tensor in gru.state_dict().items()}
+    bound = config.gru_dim**-0.5
+    for name, tensor in gru.state_dict().items():
+        state[f"fc.0.gru.{name}"] = tensor.uniform_(-bound, bound, generator=random)
     state["fc.1.weight"] = torch.randn(config.n_bins, 2 * config.gru_dim, generator=random) / 8
     state["fc.1.bias"] = torch.zeros(config.n_bins)
     return state
@@ -171,7 +173,7 @@ def rmvpe_net(state: State, mel: Tensor) -> Tensor:
     gru = torch.nn.GRU(vectors.shape[-1], n_hidden, batch_first=True, bidirectional=True)
     prefix = "fc.0.gru."
     own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    gru.to(vectors.device).load_state_dict(own)
+    gru.to(vectors).load_state_dict(own)
     hidden, _ = gru(vectors)
     return torch.sigmoid(F.linear(hidden, state["fc.1.weight"], state["fc.1.bias"]))
 
