@@ -13,6 +13,9 @@ from types import ModuleType
 class SvcError(Exception):
     """Base of all errors that are reported to the user as one line."""
 
+    exit_code = 2
+    """What the command ends with."""
+
 
 class ConfigError(SvcError):
     """A config file or an option is missing something, or holds the wrong type or value."""
@@ -44,6 +47,12 @@ class MissingDependencyError(SvcError):
 
 class OutputError(SvcError):
     """A result cannot be written: read-only folder, full disk, a folder in the way."""
+
+
+class ExportError(SvcError):
+    """An exported graph does not compute what the net does; it has been removed."""
+
+    exit_code = 3
 
 
 class DeviceError(SvcError):

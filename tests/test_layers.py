@@ -22,7 +22,7 @@ SUPPORT = {
 NETS = {"speech", "f0", "vocoder", "diffusion", "retrieval"}
 BELOW_NETS = BASE | SUPPORT | {"audio"}
 BELOW_TOP = BELOW_NETS | NETS | {"dataset", "synthesizer", "demo"}
-TOP = {"conversion", "training", "evaluation", "export"}
+TOP = {"conversion", "training", "evaluation", "export", "inspection"}
 
 # room -> rooms it may import; docs/architecture.md shows the same table
 ALLOWED: dict[str, set[str]] = {

@@ -1,4 +1,4 @@
-"""The `svc` command: finds the sub-command, runs it, turns an `SvcError` into one line and exit code 2."""
+"""The `svc` command: finds the sub-command, runs it, turns an `SvcError` into one line and its exit code."""
 
 from __future__ import annotations
 
@@ -92,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program name; None = those of the process.
 
     Returns:
-        0 all fine; 1 some files of a batch failed; 2 bad input, nothing done; 130 interrupted.
+        0 all fine; 1 some files of a batch failed; 2 bad input, nothing done; 3 an export that
+        differs from the net; 130 interrupted.
     """
     # Threads of the CPU maths library wait by spinning unless told otherwise, before torch is imported. On a machine
     # that does anything else at the same time a spinning thread keeps the core from the one it waits for: a training
@@ -112,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(module_of(args.command).run(args))
     except SvcError as error:
         print(f"svc: error: {_one_line(str(error))}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except KeyboardInterrupt:
         print("svc: interrupted", file=sys.stderr)
         return 130
