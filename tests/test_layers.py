@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "svc"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-BASE = {"errors", "atomic", "progress"}
+BASE = {"errors", "atomic", "progress", "threads"}
 SUPPORT = {
     "config", "checkpoint", "torch_file", "lazy_tensors", "safe_pickle", "pretrained", "devices",
 }  # fmt: skip
@@ -27,6 +27,7 @@ TOP = {"conversion", "training", "evaluation", "export", "inspection"}
 # room -> rooms it may import; docs/architecture.md shows the same table
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "threads": set(),
     "progress": set(),
     "atomic": {"errors"},
     "audio": {"errors", "atomic"},

@@ -7,15 +7,16 @@ where VOICED, the sense so-vits-svc 4.1 gave the name and stored in every data s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # torch is loaded only by the functions on tensors: exported graphs run without
+    from torch import Tensor
 
 FloatArray = npt.NDArray[np.floating]
-ArrayOrTensor = TypeVar("ArrayOrTensor", FloatArray, Tensor)
+ArrayOrTensor = TypeVar("ArrayOrTensor", FloatArray, "Tensor")
 
 F0_MIN_HZ = 50.0  # lower edge of the coarse pitch scale
 F0_MAX_HZ = 1100.0  # upper edge
@@ -146,11 +147,13 @@ def f0_to_lf0(f0: Tensor) -> Tensor:
     """Pitch in Hz to the log-like scale 2595 log10(1 + f0 / 700) / 500 of the F0 decoder: spec_core
     2.7.
     """
-    return 2595.0 * torch.log10(1.0 + f0 / 700.0) / 500.0
+    return 2595.0 * (1.0 + f0 / 700.0).log10() / 500.0
 
 
 def lf0_to_f0(lf0: Tensor) -> Tensor:
     """Inverse of `f0_to_lf0`."""
+    import torch
+
     return 700.0 * (torch.pow(10.0, lf0 * 500.0 / 2595.0) - 1.0)
 
 
@@ -166,6 +169,8 @@ def normalize_lf0(lf0: Tensor, uv: Tensor, mask: Tensor, factor: Tensor | None =
     Returns:
         ``(B, 1, T)``; for a clip without voiced frames the mean is taken as 0.
     """
+    import torch
+
     voiced = uv.reshape(lf0.shape).to(lf0.dtype)
     count = voiced.sum(dim=-1, keepdim=True)
     count = torch.where(count == 0, torch.full_like(count, 9999.0), count)
@@ -186,6 +191,8 @@ def f0_to_coarse(f0: Tensor, *, compat: bool = False) -> Tensor:
     Returns:
         int64, same shape.
     """
+    import torch
+
     if f0.dtype not in (torch.float32, torch.float64):
         f0 = f0.float()
     mel = 1127.0 * (1.0 + f0.clamp(min=0.0) / 700.0).log()

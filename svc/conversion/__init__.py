@@ -5,6 +5,5 @@ from __future__ import annotations
 from svc.conversion.converter import Converter
 from svc.conversion.files import Job, Outcome, convert_files, plan_jobs
 from svc.conversion.options import InferOptions
-from svc.conversion.voice import Voice
 
-__all__ = ["Converter", "InferOptions", "Job", "Outcome", "Voice", "convert_files", "plan_jobs"]
+__all__ = ["Converter", "InferOptions", "Job", "Outcome", "convert_files", "plan_jobs"]

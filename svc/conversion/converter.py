@@ -22,32 +22,29 @@ arithmetic):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from svc.audio.pitch import F0Track
-from svc.audio.resample import resample, resampled_length, sinc_resample
-from svc.audio.slicer import Segment, Slicer
-from svc.conversion.assembly import Assembler
-from svc.conversion.chunks import FloatArray, plan_pieces
-from svc.conversion.compat import Call, plan_calls, render_calls
-from svc.conversion.key import KeyFit, fit_key, unknown_range
+from svc.audio.resample import resampled_length
+from svc.conversion.backend import Backend
+from svc.conversion.chunks import FloatArray
+from svc.conversion.key import KeyFit, fit_key, range_of_mix, unknown_range
 from svc.conversion.options import InferOptions
 from svc.conversion.speakers import find_speaker
-from svc.conversion.voice import Voice, load_voice
-from svc.errors import AudioError, ConfigError, DeviceError
-from svc.f0.curve import FrameGrid, cut, cut_at, fit_length
-from svc.f0.voice_range import Pitches
+from svc.conversion.stretches import Song, Window, render_song
+from svc.errors import AudioError, ConfigError
+from svc.f0.curve import FrameGrid, fit_length
+from svc.f0.voice_range import Pitches, VoiceRange
 from svc.progress import Progress, silent
 
-Render = Callable[[FloatArray, F0Track | None], FloatArray]
-"""``render(window (n,), track or None) -> wav (n // hop_length * hop_length,)``, at the model's rate.
-"""
+if TYPE_CHECKING:
+    import torch
+
+    from svc.conversion.speaker_mix import SpeakerMix
 
 
 class Converter:
@@ -59,8 +56,8 @@ class Converter:
         voice: the models.
     """
 
-    def __init__(self, voice: Voice) -> None:
-        self._voice: Voice | None = voice
+    def __init__(self, voice: Backend) -> None:
+        self._voice: Backend | None = voice
 
     @classmethod
     def from_files(
@@ -77,6 +74,9 @@ class Converter:
         encoder_precision: str = "fp32",
         pretrain_dir: str | Path = "pretrain",
         compat: bool = False,
+        cluster_path: str | Path | None = None,
+        index_k: int = 8,
+        index_nprobe: int | None = None,
     ) -> Converter:
         """Load a voice; whatever is wrong with it is found here, before any audio is read.
 
@@ -95,6 +95,10 @@ class Converter:
             encoder_precision: "fp32", or "bf16" or "fp16" for the encoder's matrix products.
             pretrain_dir: folder of downloaded weights.
             compat: cut, join and round as the original does.
+            cluster_path: k-means clusters (`kmeans_10000.pt`) or a retrieval index of the voice,
+                for `InferOptions.cluster_ratio`.
+            index_k: nearest vectors of an index that are averaged.
+            index_nprobe: lists of an index that are searched; None = as the index says.
 
         Returns:
             The converter.
@@ -103,6 +107,8 @@ class Converter:
             SvcError: a file is missing or damaged, config and checkpoint or encoder do not match,
                 an unknown name.
         """
+        from svc.conversion.voice import load_voice
+
         return cls(
             load_voice(
                 model_path,
@@ -116,6 +122,9 @@ class Converter:
                 encoder_precision=encoder_precision,
                 pretrain_dir=pretrain_dir,
                 compat=compat,
+                cluster_path=cluster_path,
+                index_k=index_k,
+                index_nprobe=index_nprobe,
             )
         )
 
@@ -132,13 +141,12 @@ class Converter:
 
     def close(self) -> None:
         """Release the models. Closing twice is fine; converting afterwards is a ValueError."""
-        on_gpu = self._voice is not None and self._voice.device.type == "cuda"
+        if self._voice is not None:
+            self._voice.release()
         self._voice = None
-        if on_gpu:
-            torch.cuda.empty_cache()
 
     @property
-    def voice(self) -> Voice:
+    def voice(self) -> Backend:
         """The models."""
         if self._voice is None:
             raise ValueError("this Converter is closed")
@@ -154,13 +162,16 @@ class Converter:
         """Names of the voices and their ids."""
         return dict(self.voice.speakers)
 
-    def check_options(self, options: InferOptions) -> None:
-        """Raise ConfigError when the voice lacks what the options ask for."""
-        if options.auto_f0 and not self.voice.synthesizer.has_auto_f0:
+    def check_options(self, options: InferOptions, *, mix: bool = False) -> None:
+        """Raise ConfigError when the voice lacks what the options ask for, or a mix of speakers
+        cannot serve it.
+        """
+        if mix and options.cluster_ratio > 0:
             raise ConfigError(
-                "-a/--auto_predict_f0: this model was trained without an F0 decoder "
-                "(use_automatic_f0_prediction is false); run without -a"
+                "-cr/--cluster_infer_ratio and -usm/--use_spk_mix: clusters and index belong to one "
+                "speaker and a mix has several; leave one of them out"
             )
+        self.voice.check_options(options)
 
     @property
     def grid(self) -> FrameGrid:
@@ -175,7 +186,7 @@ class Converter:
         self,
         wav: FloatArray,
         sr: int,
-        speaker: str | int,
+        speaker: str | int | SpeakerMix,
         options: InferOptions | None = None,
         *,
         f0: F0Track | None = None,
@@ -186,7 +197,7 @@ class Converter:
         Args:
             wav: the song, float32 (T,) in [-1, 1]; any T, also 0.
             sr: its rate, Hz.
-            speaker: name or id of the target voice.
+            speaker: name or id of the target voice, or a mix of several along the song.
             options: None = the defaults.
             f0: pitch curve of the whole song on `grid`, which is sung instead of what the predictor
                 hears; `options.transpose` is added to it. Its frames are used as they are, those
@@ -206,22 +217,27 @@ class Converter:
             SvcError: the model produced NaN.
         """
         options = options or InferOptions()
-        _, speaker_id = find_speaker(self.speakers, speaker)
-        self.check_options(options)
-        wav, f0 = self._checked(wav, sr, options, f0)
+        mix = None if isinstance(speaker, str | int) else speaker
+        speaker_id = None
+        if isinstance(speaker, str | int):
+            speaker_id = find_speaker(self.speakers, speaker)[1]
+        self.check_options(options, mix=mix is not None)
+        song = self._song(wav, sr, options, f0, mix)
         if options.fit_to_voice != "no":
             options = self.fit_key(wav, sr, speaker, options, f0=f0).options
 
-        def render(window: FloatArray, track: F0Track | None) -> FloatArray:
-            return self.voice.render(window, speaker_id, options, track)
+        def render(window: Window) -> FloatArray:
+            who = speaker_id if window.weights is None else window.weights
+            assert who is not None  # a song has a speaker or a mix
+            return self.voice.render(window.wav, who, options, window.track)
 
-        return self._through(wav, sr, options, f0, render, progress or silent)
+        return render_song(self.voice, song, options, render, progress or silent)
 
     def fit_key(
         self,
         wav: FloatArray,
         sr: int,
-        speaker: str | int,
+        speaker: str | int | SpeakerMix,
         options: InferOptions,
         *,
         f0: F0Track | None = None,
@@ -234,7 +250,7 @@ class Converter:
         Args:
             wav: the song, as for `convert`.
             sr: its rate, Hz.
-            speaker: name or id of the target voice.
+            speaker: name or id of the target voice, or a mix.
             options: `fit_to_voice` says what there is to choose.
             f0: its pitch curve, as for `convert`.
 
@@ -245,29 +261,43 @@ class Converter:
             ConfigError: there is something to choose, and the range of this voice is not known.
             SvcError: as `convert`.
         """
-        name, _ = find_speaker(self.speakers, speaker)
-        voice = self.voice.ranges.get(name)
-        if voice is None and options.fit_to_voice != "no":
-            raise unknown_range(name)
+        name, voice = self._range(speaker, needed=options.fit_to_voice != "no")
         if voice is None or options.auto_f0:
             return KeyFit(options)
-        wav, f0 = self._checked(wav, sr, options, f0)
-        tracks = [f0] if f0 is not None else []
+        song = self._song(wav, sr, options, f0)
+        tracks = [song.f0] if song.f0 is not None else []
+        if song.f0 is None:
 
-        def listen(window: FloatArray, track: F0Track | None) -> FloatArray:
-            if track is None and self.voice.f0_predictor is not None:
-                tracks.append(self.voice.f0_predictor(window))
-            return np.zeros(window.size // self.voice.hop_length * self.voice.hop_length, "f4")
+            def listen(window: Window) -> FloatArray:
+                if self.voice.f0_predictor is not None:
+                    tracks.append(self.voice.f0_predictor(window.wav))
+                hop = self.voice.hop_length
+                return np.zeros(window.wav.size // hop * hop, dtype=np.float32)
 
-        if f0 is None:
-            self._through(wav, sr, options, None, listen, silent)
-        song = Pitches.of(tracks, self.grid.frame_seconds)
-        return fit_key(song, voice, name, options)
+            render_song(self.voice, song, options, listen, silent)
+        return fit_key(Pitches.of(tracks, self.grid.frame_seconds), voice, name, options)
 
-    def _checked(
-        self, wav: FloatArray, sr: int, options: InferOptions, f0: F0Track | None
-    ) -> tuple[FloatArray, F0Track | None]:
-        """Check a song and its curve; returns float32 samples, and the curve as long as they."""
+    def _range(
+        self, speaker: str | int | SpeakerMix, *, needed: bool
+    ) -> tuple[str, VoiceRange | None]:
+        """Find name and range of who sings; the range is None where it is not known."""
+        if not isinstance(speaker, str | int):
+            return speaker.name, range_of_mix(self.voice.ranges, speaker, needed=needed)
+        name, _ = find_speaker(self.speakers, speaker)
+        voice = self.voice.ranges.get(name)
+        if voice is None and needed:
+            raise unknown_range(name)
+        return name, voice
+
+    def _song(
+        self,
+        wav: FloatArray,
+        sr: int,
+        options: InferOptions,
+        f0: F0Track | None,
+        mix: SpeakerMix | None = None,
+    ) -> Song:
+        """Check a song and its curve; the curve becomes as long as the song."""
         if wav.ndim != 1:
             raise ValueError(f"wav must have the shape (T,), found {wav.shape}")
         if sr <= 0:
@@ -282,110 +312,4 @@ class Converter:
                 )
             n_frames = self.output_length(wav.size, sr) // self.voice.hop_length
             f0 = fit_length(f0, n_frames, self.grid, what="the pitch curve")
-        return wav, f0
-
-    def _through(
-        self,
-        wav: FloatArray,
-        sr: int,
-        options: InferOptions,
-        f0: F0Track | None,
-        render: Render,
-        report: Progress,
-    ) -> FloatArray:
-        """Go through the stretches of a checked song; returns what `render` made of them."""
-        segments = Slicer(sr, threshold_db=options.slice_db).slice(wav) if wav.size else []
-        try:
-            if self.voice.compat:
-                return self._convert_compat(wav, sr, segments, options, f0, render, report)
-            return self._convert(wav, sr, segments, options, f0, render, report)
-        except (RuntimeError, MemoryError) as error:
-            # On the CPU torch reports it as a plain RuntimeError of its allocator.
-            on_cpu = isinstance(error, MemoryError) or "allocate memory" in str(error)
-            if not isinstance(error, torch.OutOfMemoryError) and not on_cpu:
-                raise
-            raise DeviceError(
-                f"out of memory on {self.voice.device}: render shorter stretches with -cl 10, or "
-                "choose another device with -d"
-            ) from error
-
-    def _convert(
-        self,
-        wav: FloatArray,
-        sr: int,
-        segments: Sequence[Segment],
-        options: InferOptions,
-        f0: F0Track | None,
-        render: Render,
-        report: Progress,
-    ) -> FloatArray:
-        voice = self.voice
-        assembler = Assembler(self.output_length(wav.size, sr))
-        if all(segment.silent for segment in segments):
-            return assembler.song
-        source = resample(wav, sr, self.sampling_rate)
-        if options.max_chunk_seconds is None:
-            heard = voice.usual_seconds - 2 * options.pad_seconds
-            options = replace(options, max_chunk_seconds=max(1.0, heard))
-        pieces = plan_pieces(segments, source, sr, self.sampling_rate, options)
-        context = round(options.pad_seconds * self.sampling_rate)
-        for done, piece in enumerate(pieces):
-            report(done, len(pieces), "")
-            begin, length = piece.window(context, voice.hop_length)
-            track = None
-            if f0 is not None:
-                track = cut(f0, begin // voice.hop_length, length // voice.hop_length)
-            rendered = render(_cut(source, begin, length), track)
-            assembler.add(piece, rendered[piece.start - begin : piece.end - begin])
-        report(len(pieces), len(pieces), "")
-        return assembler.song
-
-    def _convert_compat(
-        self,
-        wav: FloatArray,
-        sr: int,
-        segments: Sequence[Segment],
-        options: InferOptions,
-        f0: F0Track | None,
-        render: Render,
-        report: Progress,
-    ) -> FloatArray:
-        voice = self.voice
-        calls = plan_calls(segments, sr, voice.sampling_rate, voice.hop_length, options)
-        voiced = [call for call in calls if not call.silent]
-        ahead = iter(voiced)
-        done = 0
-
-        def render_call(padded: FloatArray, first_frame: int) -> FloatArray:
-            nonlocal done
-            del first_frame  # speaker mixes along the song need it
-            call = next(ahead)
-            source = sinc_resample(torch.from_numpy(padded), sr, self.sampling_rate).numpy()
-            if source.size < voice.hop_length:
-                return np.zeros(0, dtype=np.float32)
-            n_frames = source.size // voice.hop_length
-            track = None if f0 is None else _cut_call(f0, call, n_frames, sr, self.grid)
-            rendered = render(source, track)
-            done += 1
-            report(done, len(voiced), "")
-            return rendered
-
-        return render_calls(wav, calls, render_call, sr, self.sampling_rate, options)
-
-
-def _cut(source: FloatArray, begin: int, length: int) -> FloatArray:
-    """Return `source[begin:begin + length]` with zeros where that is outside the song."""
-    window = np.zeros(length, dtype=np.float32)
-    low, high = max(begin, 0), min(begin + length, source.size)
-    window[low - begin : high - begin] = source[low:high]
-    return window
-
-
-def _cut_call(f0: F0Track, call: Call, n_frames: int, sr: int, grid: FrameGrid) -> F0Track:
-    """Take the frames of the song's curve that are nearest in time to those of a call; there are
-    none in the zeros around it.
-    """
-    seconds = np.arange(n_frames) * grid.frame_seconds + (call.start - call.pad) / sr
-    track = cut_at(f0, np.rint(seconds / grid.frame_seconds).astype(np.int64))
-    inside = (seconds >= call.start / sr) & (seconds < call.end / sr)
-    return F0Track(track.f0, track.uv * inside)
+        return Song(wav, sr, f0, mix)

@@ -6,11 +6,15 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from svc.conversion.options import InferOptions
 from svc.errors import ConfigError
 from svc.f0.range_files import RANGE_FILE, find_ranges
 from svc.f0.voice_range import Pitches, VoiceRange, choose_transpose
+
+if TYPE_CHECKING:
+    from svc.conversion.speaker_mix import SpeakerMix
 
 MUCH = 0.2  # share of a song outside of the voice's range that is worth a warning
 
@@ -88,6 +92,32 @@ def unknown_range(speaker: str, folder: Path | None = None) -> ConfigError:
         "(svc train notes it, other programs do not); measure recordings of the voice with  "
         f"svc voice-range RECORDINGS {command}"
     )
+
+
+def range_of_mix(
+    ranges: Mapping[str, VoiceRange], mix: SpeakerMix, *, needed: bool
+) -> VoiceRange | None:
+    """Return the range of a mix: its speakers' ranges, weighted by their shares of the song.
+
+    Args:
+        ranges: those that are known, by name.
+        mix: who sings when.
+        needed: not to know one is an error.
+
+    Returns:
+        The range, or None where that of a speaker is not known.
+
+    Raises:
+        ConfigError: a range that is needed is not known.
+    """
+    voices = []
+    for name, share in mix.shares().items():
+        if name not in ranges:
+            if needed:
+                raise unknown_range(name)
+            return None
+        voices.append((ranges[name], share))
+    return VoiceRange.mixed(voices)
 
 
 def require_ranges(model: Path, speakers: Sequence[str]) -> Mapping[str, VoiceRange]:

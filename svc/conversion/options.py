@@ -36,6 +36,8 @@ class InferOptions:
     crossfade_seconds: float = 0.0  # overlap of forced cuts; no effect without clip_seconds (-lg)
     crossfade_retain: float = 0.75  # share of the overlap that is faded, in (0, 1] (-lgr)
     pad_seconds: float = 0.5  # context rendered on both sides of every stretch, then cut off (-p)
+    cluster_ratio: float = 0.0  # share of the target's own timbre from clusters or index (-cr)
+    protect: float = 0.0  # how much of that share unvoiced frames are spared (--protect)
     loudness_envelope: float = 1.0  # 1 = keep the model's loudness, 0 = impose the source's (-lea)
     max_chunk_seconds: float | None = None  # longest stretch without a cut; 0 = unlimited,
     # None = what the speech encoder is at home with: bounds memory, keeps units as in training
@@ -58,6 +60,8 @@ class InferOptions:
         _check("-lg/--linear_gradient", self.crossfade_seconds, 0.0, 3600.0, "seconds")
         _check("-lgr/--linear_gradient_retain", self.crossfade_retain, 0.0, 1.0)
         _check("-p/--pad_seconds", self.pad_seconds, 0.0, 60.0, "seconds")
+        _check("-cr/--cluster_infer_ratio", self.cluster_ratio, 0.0, 1.0)
+        _check("--protect", self.protect, 0.0, 1.0)
         _check("-lea/--loudness_envelope_adjustment", self.loudness_envelope, 0.0, 1.0)
         longest = self.max_chunk_seconds or 0.0
         _check("--max_chunk", longest, 0.0, 3600.0, "seconds")

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,8 +18,9 @@ from svc.audio.resample import sinc_resample
 from svc.config import check_encoder_width, encoder_paths, load_config
 from svc.conversion.chunks import FloatArray
 from svc.conversion.options import InferOptions
+from svc.conversion.speakers import find_speaker
 from svc.devices import precision_dtype, resolve_device
-from svc.errors import SvcError
+from svc.errors import ConfigError, SvcError
 from svc.f0 import F0Predictor, build_f0_predictor
 from svc.f0.range_files import find_ranges
 from svc.f0.remember import RememberingPredictor
@@ -26,6 +28,9 @@ from svc.f0.voice_range import VoiceRange
 from svc.speech import SpeechEncoder, build_speech_encoder
 from svc.speech.locate import check_given
 from svc.synthesizer import Synthesizer, load_synthesizer
+
+if TYPE_CHECKING:
+    from svc.retrieval.base import UnitRetriever
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +53,7 @@ class Voice:
         unit_interpolate_mode: how units are stretched to frames (spec_core 5.4).
         compat: reproduce the roundings and slips of so-vits-svc 4.1.
         ranges: which notes each speaker sings, of those for whom that is known.
+        retriever: clusters or index of the voice's own units; None = there is none.
 
     Raises:
         ConfigError: the encoder's units do not have the width the voice was trained on.
@@ -62,6 +68,7 @@ class Voice:
     unit_interpolate_mode: str = "left"
     compat: bool = False
     ranges: Mapping[str, VoiceRange] = field(default_factory=dict)
+    retriever: UnitRetriever | None = None
 
     def __post_init__(self) -> None:
         check_encoder_width(
@@ -78,32 +85,42 @@ class Voice:
         return next(self.synthesizer.parameters()).device
 
     @property
+    def where(self) -> str:
+        """Where it computes, for messages."""
+        return str(self.device)
+
+    @property
     def usual_seconds(self) -> float:
         """Longest stretch whose units are like those of training clips."""
         return self.encoder.usual_seconds
+
+    def check_options(self, options: InferOptions) -> None:
+        """Raise ConfigError when the voice lacks what the options ask for."""
+        if options.auto_f0 and not self.synthesizer.has_auto_f0:
+            raise ConfigError(
+                "-a/--auto_predict_f0: this model was trained without an F0 decoder "
+                "(use_automatic_f0_prediction is false); run without -a"
+            )
+        if options.cluster_ratio > 0 and self.retriever is None:
+            raise ConfigError(
+                f"-cr/--cluster_infer_ratio is {options.cluster_ratio:g} and no clusters or index "
+                "are loaded: name the file with -cm"
+            )
+
+    def release(self) -> None:
+        """Give the memory of an accelerator back once the nets are gone."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def render(
         self,
         window: FloatArray,
-        speaker_id: int,
+        speaker: int | FloatArray,
         options: InferOptions,
         track: F0Track | None = None,
     ) -> FloatArray:
-        """Convert one stretch.
-
-        Args:
-            window: float32 (n,) at the voice's rate, n >= hop_length.
-            speaker_id: row of the speaker embedding.
-            options: transpose, auto_f0, noise_scale, loudness_envelope and seed are used.
-            track: the melody, n // hop_length frames; None = what the predictor hears.
-
-        Returns:
-            float32 (n // hop_length * hop_length,) at the voice's rate.
-
-        Raises:
-            SvcError: the model produced NaN.
-        """
+        """Convert one stretch; see `Backend.render`."""
         device, sr = self.device, self.sampling_rate
         if track is None:
             if self.f0_predictor is None:
@@ -112,21 +129,17 @@ class Voice:
         f0 = torch.from_numpy(transpose(track.f0, options.transpose)).float().to(device)[None]
         uv = torch.from_numpy(track.uv).to(device)[None]
         source = torch.from_numpy(window).to(device)
-        heard = sinc_resample(source, sr, ENCODER_SR).to(self.encoder.device)
-        units = expand_units(
-            self.encoder.encode(heard),
-            window.size // self.hop_length,
-            self.unit_interpolate_mode,
-            compat=self.compat,
-        ).to(device)
+        units = self._units(source, uv, speaker, options)
         volume: Tensor | None = None
         if self.synthesizer.has_volume:
             volume = frame_volume(source[None], self.hop_length)
+        mixed = not isinstance(speaker, int)
         wav, _ = self.synthesizer.infer(
             units,
             f0,
             uv,
-            torch.tensor([speaker_id], device=device),
+            None if mixed else torch.tensor([speaker], device=device),
+            speaker_mix=torch.from_numpy(speaker).to(device) if mixed else None,
             noise_scale=options.noise_scale,
             seed=options.seed,
             predict_f0=options.auto_f0,
@@ -143,6 +156,31 @@ class Voice:
         rendered: FloatArray = wav.cpu().numpy()
         return rendered
 
+    def _units(
+        self, source: Tensor, uv: Tensor, speaker: int | FloatArray, options: InferOptions
+    ) -> Tensor:
+        """Units of a stretch on the frames of `uv` (1, N), drawn towards the target's own: (1, U, N).
+
+        Clusters and index are searched at the encoder's rate and the found units stretched like the
+        heard ones: copying after the search equals searching the copies (spec_cluster_index C12).
+        """
+        heard = sinc_resample(source, self.sampling_rate, ENCODER_SR).to(self.encoder.device)
+        units = self.encoder.encode(heard).to(self.device)
+
+        def stretch(x: Tensor) -> Tensor:
+            mode = self.unit_interpolate_mode
+            return expand_units(x, uv.shape[-1], mode, compat=self.compat)
+
+        ratio = options.cluster_ratio
+        if self.retriever is None or ratio == 0 or not isinstance(speaker, int):
+            return stretch(units)
+        name = find_speaker(self.speakers, speaker)[0]
+        rows = units[0].t().float().contiguous()
+        found = self.retriever.match(rows, name, speaker).t()[None].to(units.dtype)
+        share = ratio * (1 - options.protect * (1 - uv))[:, None].to(units.dtype)
+        units = stretch(units)
+        return units + share * (stretch(found) - units)
+
 
 def load_voice(
     model_path: str | Path,
@@ -157,6 +195,9 @@ def load_voice(
     encoder_precision: str = "fp32",
     pretrain_dir: str | Path = "pretrain",
     compat: bool = False,
+    cluster_path: str | Path | None = None,
+    index_k: int = 8,
+    index_nprobe: int | None = None,
 ) -> Voice:
     """Load a voice; see `Converter.from_files`, which passes everything on."""
     precision_dtype(encoder_precision)  # an unknown one is refused before anything is read
@@ -188,6 +229,18 @@ def load_voice(
             pretrain_dir=Path(pretrain_dir),
             compat=compat,
         )
+    retriever = None
+    if cluster_path is not None:
+        from svc.retrieval.base import load_retriever
+
+        retriever = load_retriever(
+            Path(cluster_path),
+            dim=model.ssl_dim,
+            device=where,
+            encoder=model.speech_encoder,
+            k=index_k,
+            nprobe=index_nprobe,
+        )
     synthesizer = load_synthesizer(Path(model_path), config, device=where, compat=compat)
     encoder = build_speech_encoder(
         model.speech_encoder,
@@ -206,6 +259,7 @@ def load_voice(
         unit_interpolate_mode=data.unit_interpolate_mode,
         compat=compat,
         ranges=_ranges(Path(model_path)),
+        retriever=retriever,
     )
 
 

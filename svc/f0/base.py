@@ -5,25 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from svc.audio.pitch import F0Track
 from svc.config import ENSEMBLE_MEMBERS, F0_PREDICTORS, check_f0_predictor, ensemble_members
-from svc.f0.crepe import build_crepe
 from svc.f0.ensemble import EnsemblePredictor
-from svc.f0.fcpe import build_fcpe
 from svc.f0.praat import PraatPredictor
-from svc.f0.rmvpe import build_rmvpe
 from svc.f0.settings import F0Settings
 from svc.f0.swift import THRESHOLD as SWIFT_THRESHOLD
 from svc.f0.swift import build_swift, swift_asset
 from svc.f0.wave import F0Wave
 from svc.f0.world import WorldPredictor
 from svc.pretrained import PRETRAIN_DIR
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -137,12 +136,19 @@ def _build_single(
         return PraatPredictor(settings)
     if name in ("dio", "harvest"):
         return WorldPredictor(name, settings)
-    if name == "rmvpe":
-        return build_rmvpe(settings, device=device, pretrain_dir=pretrain_dir)
-    if name == "fcpe":
-        return build_fcpe(settings, device=device, pretrain_dir=pretrain_dir)
     if name == "swift":
         return build_swift(settings)
+    # The nets need torch, and the methods above are used without it.
+    if name == "rmvpe":
+        from svc.f0.rmvpe import build_rmvpe
+
+        return build_rmvpe(settings, device=device, pretrain_dir=pretrain_dir)
+    if name == "fcpe":
+        from svc.f0.fcpe import build_fcpe
+
+        return build_fcpe(settings, device=device, pretrain_dir=pretrain_dir)
+    from svc.f0.crepe import build_crepe
+
     predictor = build_crepe(
         settings, device=device, size="tiny" if name == "crepe-tiny" else "full"
     )

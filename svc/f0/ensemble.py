@@ -9,12 +9,12 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from svc.audio.pitch import F0Track
 from svc.f0.consensus import agree
 from svc.f0.settings import F0Settings
 from svc.f0.wave import F0Wave
+from svc.threads import cpu_threads
 
 Wave = npt.NDArray[np.float32] | F0Wave
 Array = npt.NDArray[np.float64]
@@ -95,7 +95,7 @@ class EnsemblePredictor:
         threaded = [member for member in self.members if member.name != _KEEPS_LOCK]
         # A net alone keeps as many cores busy as torch may use, pyworld only one; more threads than
         # that would stand in each other's way.
-        with ThreadPoolExecutor(min(len(threaded), torch.get_num_threads())) as pool:
+        with ThreadPoolExecutor(min(len(threaded), cpu_threads())) as pool:
             pending = {member.name: pool.submit(member.track_batch, waves) for member in threaded}
             return [
                 pending[member.name].result()

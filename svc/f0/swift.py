@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from svc.audio.pitch import F0Track
 from svc.errors import CheckpointError, ConfigError, MissingDependencyError, import_extra
 from svc.f0.settings import F0Settings
 from svc.f0.wave import F0Wave
+from svc.threads import cpu_threads
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class SwiftPredictor:
             (F,) Hz, a guess for unvoiced frames too, and (F,) confidence; F = max(1, T16 // 256),
             T16 being T at 16 kHz.
         """
-        samples = wave.at_16k("cpu")[0].numpy()
+        samples = wave.samples_at_16k()
         peak = float(np.abs(samples).max(initial=0.0))
         if _SILENT_PEAK < peak < _QUIET_PEAK:
             samples = samples * np.float32(_PEAK / peak)
@@ -199,7 +199,7 @@ def _open(graph: Path) -> tuple[Any, int]:
     runtime = import_extra("onnxruntime", _EXTRA)
     options = runtime.SessionOptions()
     options.log_severity_level = 4  # what fails is raised
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = cpu_threads()
     # A waiting thread that spins keeps the core from the one it waits for.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:

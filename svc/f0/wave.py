@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from svc.audio.resample import sinc_resample
+from svc.audio.resample import sinc_resample, sinc_resample_array
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch is loaded where a net asks for its rate
+    import torch
+    from torch import Tensor
+
     from svc.f0.settings import F0Settings
 
 _NET_RATE = 16000  # Hz, what rmvpe, crepe and fcpe were trained on
@@ -40,6 +42,7 @@ class F0Wave:
         self.samples: npt.NDArray[np.float32] = np.ascontiguousarray(samples, dtype=np.float32)
         self.sampling_rate = sampling_rate
         self._resampled: dict[tuple[int, torch.device], Tensor] = {}
+        self._at_16k: npt.NDArray[np.float32] | None = None
         self._lock = threading.Lock()
 
     @classmethod
@@ -84,6 +87,18 @@ class F0Wave:
         """
         return self.at_rate(_NET_RATE, device)
 
+    def samples_at_16k(self) -> npt.NDArray[np.float32]:
+        """Return what `at_16k` does, (ceil(T * 16000 / sr),), without torch where it is not loaded.
+        """
+        if "torch" in sys.modules:
+            return self.at_16k("cpu")[0].numpy()
+        with self._lock:
+            if self._at_16k is None:
+                self._at_16k = sinc_resample_array(
+                    self.samples, self.sampling_rate, _NET_RATE, lowpass_width=_RESAMPLE_WIDTH
+                )
+            return self._at_16k
+
     def at_rate(self, rate: int, device: torch.device | str = "cpu") -> Tensor:
         """Return the wave at another rate, computed at the first call for a rate and device.
 
@@ -96,6 +111,8 @@ class F0Wave:
         Returns:
             float32 (1, ceil(T * rate / sr)); shared by all callers, not to be changed.
         """
+        import torch
+
         key = rate, torch.device(device)
         with self._lock:
             if key not in self._resampled:

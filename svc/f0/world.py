@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from svc.audio.pitch import F0Track, resize_linear
 from svc.f0.settings import F0Settings
 from svc.f0.wave import F0Wave
+from svc.threads import cpu_threads
 
 Array = npt.NDArray[np.float64]
 
@@ -59,8 +59,8 @@ class WorldPredictor:
         return self.settings.finish(resized, classic=True)
 
     def track_batch(self, wavs: Sequence[npt.NDArray[np.float32] | F0Wave]) -> list[F0Track]:
-        """Return the tracks of several waves, as many at a time as torch uses threads."""
-        if len(wavs) < 2 or torch.get_num_threads() == 1:
+        """Return the tracks of several waves, as many at a time as there are threads to use."""
+        if len(wavs) < 2 or cpu_threads() == 1:
             return [self(wav) for wav in wavs]
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        with ThreadPoolExecutor(cpu_threads()) as pool:
             return list(pool.map(self, wavs))

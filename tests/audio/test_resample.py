@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from svc.audio.resample import resample, resampled_length, sinc_resample
+from svc.audio.resample import resample, resampled_length, sinc_resample, sinc_resample_array
 
 Sine = Callable[..., np.ndarray]
 RATES = [8000, 11025, 16000, 22050, 32000, 44100, 48000, 96000, 192000]
@@ -140,3 +140,22 @@ def test_impossible_rates(orig_sr: int, new_sr: int) -> None:
         sinc_resample(torch.ones(10), orig_sr, new_sr)
     with pytest.raises(ValueError, match="sampling rates"):
         resample(np.ones(10), orig_sr, new_sr)
+
+
+@pytest.mark.parametrize(("orig", "new"), [(44100, 16000), (16000, 44100), (48000, 16000), (7, 5)])
+@pytest.mark.parametrize("width", [6, 128])
+def test_arrays_are_resampled_like_tensors(
+    rng: np.random.Generator, orig: int, new: int, width: int
+) -> None:
+    for n_samples in (1, 5, 400, 30_001):
+        wav = rng.standard_normal(n_samples).astype(np.float32)
+        ours = sinc_resample_array(wav, orig, new, lowpass_width=width)
+        theirs = sinc_resample(torch.from_numpy(wav), orig, new, lowpass_width=width).numpy()
+        assert ours.dtype == np.float32
+        np.testing.assert_allclose(ours, theirs, atol=5e-6)
+
+
+def test_an_array_longer_than_a_block_of_windows(rng: np.random.Generator) -> None:
+    wav = rng.standard_normal(300 * 4097).astype(np.float32)
+    ours = sinc_resample_array(wav, 300, 1)
+    np.testing.assert_allclose(ours, sinc_resample(torch.from_numpy(wav), 300, 1), atol=5e-6)

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -144,7 +143,8 @@ class EchoVoice:
     device = torch.device("cpu")
     speakers = {"alice": 0, "bob": 1}  # noqa: RUF012
     ranges = {}  # noqa: RUF012
-    synthesizer = SimpleNamespace(has_auto_f0=False, has_volume=False)
+    where = "cpu"
+    f0_predictor = None
 
     def __init__(
         self,
@@ -159,8 +159,14 @@ class EchoVoice:
         self.windows: list[int] = []
         self.tracks: list[F0Track | None] = []
 
+    def check_options(self, options: object) -> None:
+        """Serves all."""
+
+    def release(self) -> None:
+        """Holds nothing."""
+
     def render(
-        self, window: np.ndarray, speaker_id: int, options: object, track: F0Track | None = None
+        self, window: np.ndarray, speaker: object, options: object, track: F0Track | None = None
     ) -> np.ndarray:
         self.windows.append(len(window))
         self.tracks.append(track)

@@ -10,7 +10,8 @@ import torch
 
 from svc.checkpoint import save_checkpoint
 from svc.config import SPEECH_ENCODER_DIMS, encoder_dim, save_config
-from svc.conversion import Converter, InferOptions, Voice
+from svc.conversion import Converter, InferOptions
+from svc.conversion.voice import Voice
 from svc.errors import SvcError
 from svc.synthesizer import Synthesizer
 

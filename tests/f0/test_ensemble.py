@@ -119,7 +119,7 @@ def test_confidence_is_the_share_that_agrees() -> None:
 
 
 def test_members_work_in_threads_and_pm_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("svc.f0.ensemble.torch.get_num_threads", lambda: 2)
+    monkeypatch.setattr("svc.f0.ensemble.cpu_threads", lambda: 2)
     together = threading.Barrier(2, timeout=20)  # both must be under way at once to pass
 
     class Waiting(Member):
