@@ -20,29 +20,23 @@ from typing import IO, Any
 
 MAX_BYTES = 1 << 25
 """Longest pickle that is read, bytes: that of a weight file has some hundred thousand, of which a machine of objects
-makes up to a hundred times as much memory."""
+makes up to a hundred times as much memory. Long texts do not count, in which arrays of numpy have their data: they
+take little more memory than they take of the file."""
 
+_LONG_TEXT = 4096  # bytes
+
+_MISHAPS = (
+    ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 _MAX_BITS = 1024  # of a whole number: Python refuses to print much longer ones
 _MAX_NAMES = 20  # refused names that are remembered for the message
 _MAX_TEXT = 200  # characters of a text from a file that a message shows
 
-INERT_NAMES = frozenset(
-    {
-        "argparse.Namespace",
-        "typing.Any",
-        "builtins.dict",
-        "builtins.list",
-        "builtins.tuple",
-        "builtins.int",
-        "builtins.float",
-        "builtins.str",
-        "builtins.bool",
-        "builtins.long",
-        "numpy.dtype",
-        "numpy.core.multiarray.scalar",
-        "numpy._core.multiarray.scalar",
-    }
-)
+INERT_NAMES = frozenset({
+    "argparse.Namespace", "typing.Any", "builtins.dict", "builtins.list", "builtins.tuple", "builtins.int",
+    "builtins.float", "builtins.str", "builtins.bool", "builtins.long", "numpy.dtype", "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+})  # fmt: skip
 INERT_PREFIXES = ("fairseq.", "omegaconf.")
 
 
@@ -80,6 +74,16 @@ class Builder:
     """An entry of the table that a pickle may call, with arguments that are plain data."""
 
     build: Callable[..., object]
+
+
+class Stateful:
+    """Base of what a builder may make for the pickle to complete: the only objects whose state a pickle can set."""
+
+    __slots__ = ()
+
+    def set_state(self, state: Any) -> None:
+        """Check and keep the state, which is plain data. Raises ValueError or UnsupportedError."""
+        raise NotImplementedError
 
 
 def is_inert(dotted: str) -> bool:
@@ -120,15 +124,7 @@ def read_pickle(
     machine = _Machine(names, inert, persistent)
     try:
         result = machine.run(stream)
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        MemoryError,
-        RuntimeError,  # also RecursionError
-        TypeError,
-        ValueError,
-    ) as error:
+    except _MISHAPS as error:
         # Garbage trips the machine in as many ways. A refused name found on the way is the better explanation.
         if machine.refused:
             raise RefusedError(list(machine.refused)) from error
@@ -217,6 +213,7 @@ class _Machine:
         self._marked: list[list[Any]] = []  # stacks below each open mark
         self._memo: dict[int, Any] = {}
         self._position = 0  # bytes read so far
+        self._long = 0  # of these in long texts
         self._copied = 0  # items that builders were given so far
         self._actions: dict[str, Callable[[Any], object]] = {
             "GLOBAL": lambda argument: self._push_name(*str(argument).partition(" ")[::2]),
@@ -257,8 +254,10 @@ class _Machine:
         """Work off one pickle and return what it leaves on the stack."""
         start = stream.tell()
         for opcode, argument, position in pickletools.genops(stream):
-            self._position = (position or 0) - start
-            if self._position > MAX_BYTES:
+            before, self._position = self._position, (position or 0) - start
+            if self._position - before > _LONG_TEXT:  # the instruction before this one
+                self._long += self._position - before
+            if self._position - self._long > MAX_BYTES:
                 raise ValueError(f"a pickle of more than {MAX_BYTES >> 20} MB")
             name = opcode.name
             if name in _LITERALS:
@@ -311,12 +310,15 @@ class _Machine:
             return Inert(target.dotted)
         if keywords:
             raise ValueError(f"keywords for {target.dotted}")
+        self._count(arguments)
+        return target.build(*arguments)
+
+    def _count(self, arguments: tuple[Any, ...]) -> None:
         # Every item was once written out, so builders are never given more than the bytes read so far; a pickle that
         # hands the same long list to many calls would otherwise grow without limit.
         self._copied += sum(len(item) for item in arguments if isinstance(item, Sized))
         if self._copied > self._position:
             raise ValueError("it copies one piece of data again and again")
-        return target.build(*arguments)
 
     def _reduce(self, _: Any) -> None:
         arguments = self._stack.pop()
@@ -336,11 +338,13 @@ class _Machine:
         self._push(self._call(self._stack.pop(), arguments))
 
     def _build(self, _: Any) -> None:
-        self._stack.pop()
-        # Of the things that come with a state only these are in weight files; neither's state matters
-        # (an OrderedDict of tensors carries its versions there).
-        if type(self._stack[-1]) not in (Inert, OrderedDict):
-            raise ValueError(f"it sets the state of a {type(self._stack[-1]).__name__}")
+        state, target = self._stack.pop(), self._stack[-1]
+        if isinstance(target, Stateful):
+            self._count(state if type(state) is tuple else (state,))
+            target.set_state(state)
+        # Neither's state matters (an OrderedDict of tensors carries its versions there).
+        elif type(target) not in (Inert, OrderedDict):
+            raise ValueError(f"it sets the state of a {type(target).__name__}")
 
     def _persistent_id(self, identity: Any) -> None:
         if self._persistent is None:
@@ -352,8 +356,7 @@ class _Machine:
         self._stack = []
 
     def _pop_mark(self) -> list[Any]:
-        items = self._stack
-        self._stack = self._marked.pop()
+        items, self._stack = self._stack, self._marked.pop()
         return items
 
     def _put(self, index: Any) -> None:
@@ -380,8 +383,7 @@ class _Machine:
             raise ValueError(f"it appends to a {type(target).__name__}")
 
     def _add_items(self, _: Any) -> None:
-        items = self._pop_mark()
-        target = self._stack[-1]
+        items, target = self._pop_mark(), self._stack[-1]
         if type(target) is set:
             target.update(map(_key, items))
         elif type(target) is not Inert:

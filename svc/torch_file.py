@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from svc.lazy_tensors import Descriptions, LazyTensor, Storage
+from svc.pickled_arrays import PickledArray, array_names
 from svc.safe_pickle import UnsupportedError, printable, read_pickle
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -95,7 +96,7 @@ def read_torch_file(
 
     Returns:
         The object. Parameters come back as plain tensors, a bare storage as a tensor of one axis; shared storages stay
-        shared.
+        shared. Without `inert`, arrays of numpy come back as arrays and its scalars as numbers of Python.
 
     Raises:
         RefusedError: it names a callable or class that tensors do not need.
@@ -118,7 +119,7 @@ def read_torch_file(
 
 def _make(value: Any, source: _Source, made: dict[int, tuple[Any, Any]]) -> Any:
     """Replace the descriptions in a tree by tensors; containers that are met twice stay one."""
-    if type(value) not in (LazyTensor, Storage, tuple, list, dict, OrderedDict):
+    if type(value) not in (LazyTensor, Storage, PickledArray, tuple, list, dict, OrderedDict):
         return value
     if id(value) in made:
         return made[id(value)][1]
@@ -128,6 +129,8 @@ def _make(value: Any, source: _Source, made: dict[int, tuple[Any, Any]]) -> Any:
     elif type(value) is Storage:
         flat = LazyTensor(value.key, value.dtype, value.start, (value.count,), (1,))
         result = source.tensor(flat)
+    elif type(value) is PickledArray:
+        result = value.array()
     elif type(value) is tuple:
         result = tuple(_make(item, source, made) for item in value)
     else:
@@ -137,6 +140,11 @@ def _make(value: Any, source: _Source, made: dict[int, tuple[Any, Any]]) -> Any:
             value[key] = _make(item, source, made)
     made[id(value)] = (value, result)  # the original too: its id must stay taken
     return result
+
+
+def _names(described: Descriptions, inert: bool) -> dict[str, object]:
+    # In the files whose bookkeeping is made inert, arrays are part of it.
+    return described.names() if inert else described.names() | array_names()
 
 
 def _read_zip(
@@ -151,7 +159,7 @@ def _read_zip(
     described = Descriptions(len(content))
     found = read_pickle(
         io.BytesIO(content[start : start + length]),
-        described.names(),
+        _names(described, inert),
         inert=inert,
         persistent=described.storage,
     )
@@ -205,7 +213,8 @@ def _read_stream(
     if not isinstance(read_pickle(stream, {}), Mapping):
         raise ValueError("no system info")
     described = Descriptions(len(content))
-    found = read_pickle(stream, described.names(), inert=inert, persistent=described.storage)
+    names = _names(described, inert)
+    found = read_pickle(stream, names, inert=inert, persistent=described.storage)
     keys = read_pickle(stream, {})
     if not isinstance(keys, list) or len(set(map(str, keys))) != len(keys):
         raise ValueError("no list of storages")

@@ -158,8 +158,30 @@ class Wav2Vec2(nn.Module):
         if moments is None and self.frontend.needs_moments:
             ends = [wav.shape[1]] * len(wav) if lengths is None else lengths.tolist()
             moments = WaveMoments.of([item[:end] for item, end in zip(wav, ends)])
-        x = self.frontend(wav, moments)
-        x = x.to(self.input_norm.weight.dtype)
+        features = self.frontend(wav, moments)
+        bias = None if self.relative_bias is None else self.relative_bias(features.shape[1])
+        return self.transform(features, layer, lengths=lengths, position_bias=bias)
+
+    def transform(
+        self,
+        features: Tensor,
+        layer: int | None = None,
+        *,
+        lengths: Tensor | None = None,
+        position_bias: Tensor | None = None,
+    ) -> Tensor:
+        """Return the hidden states of a layer for what the front end has heard.
+
+        Args:
+            features: (B, S, channels) of `frontend`.
+            layer: as for `forward`.
+            lengths: as for `forward`.
+            position_bias: (heads, S, S) of `relative_bias`, for nets that have it.
+
+        Returns:
+            (B, S, D).
+        """
+        x = features.to(self.input_norm.weight.dtype)
         if self.feature_scale is not None:
             x = x * self.feature_scale
         x = self.input_projection(self.input_norm(x).to(self.input_projection.weight.dtype))
@@ -174,9 +196,8 @@ class Wav2Vec2(nn.Module):
         x = x + self._positions(x)
         if not self.config.pre_norm:
             x = self.norm(x)
-        bias = None if self.relative_bias is None else self.relative_bias(x.shape[1])
         for block in self.layers[:layer]:
-            x = block(x, unheard, bias)
+            x = block(x, unheard, position_bias)
         if self.config.pre_norm and layer is None:
             x = self.norm(x)
         hidden: Tensor = x

@@ -80,6 +80,11 @@ class Wav2Vec2Encoder:
         self._project = project
         self._padding = padding
 
+    @property
+    def net(self) -> Wav2Vec2:
+        """The net, its weights in the precision and on the device it computes in."""
+        return self._net
+
     def encode(self, wav16k: Tensor) -> Tensor:
         """Encode a wave of any length.
 

@@ -233,6 +233,11 @@ class WhisperEncoder:
         self._at_once = 1 if self.device.type == "cpu" else _CLIPS_AT_ONCE
         self._mel = whisper_mel(n_mels=net.config.n_mels)
 
+    @property
+    def net(self) -> Whisper:
+        """The net, its weights in the precision and on the device it computes in."""
+        return self._net
+
     def encode(self, wav16k: Tensor) -> Tensor:
         """Encode a wave of any length.
 

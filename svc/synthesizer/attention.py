@@ -41,7 +41,7 @@ class _Attention(nn.Module):
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Project x (B, C, T) to q, k, v, each (B, heads, T, d)."""
         q, k, v = (
-            conv(x).unflatten(1, (self.n_heads, -1)).transpose(2, 3)
+            conv(x).view(x.shape[0], self.n_heads, -1, x.shape[2]).transpose(2, 3)
             for conv in (self.conv_q, self.conv_k, self.conv_v)
         )
         return q, k, v

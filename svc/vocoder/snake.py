@@ -71,13 +71,14 @@ class SnakeAlias(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.channels = channels
         self.act = _Snake(channels)
         self.upsample = _Filter()
         self.downsample = _Downsample()
 
     def forward(self, x: Tensor) -> Tensor:
         """Activate x (B, C, T)."""
-        channels = x.shape[1]
+        channels = self.channels  # not x.shape[1]: an exported graph needs it as a constant
         # The filter spreads over twice the samples, hence the gain of 2; the padding cuts 15
         # samples at both ends.
         taps = (2 * self.upsample.filter).expand(channels, 1, _TAPS)
