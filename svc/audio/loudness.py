@@ -73,6 +73,44 @@ def match_envelope(
     return output * wanted.pow(1.0 - ratio) * present.pow(ratio - 1.0)
 
 
+def frame_volume_array(wav: npt.NDArray[np.float32], hop_length: int) -> npt.NDArray[np.float32]:
+    """Do what `frame_volume` does where there is no torch: (T,) -> (T // hop_length,)."""
+    n_frames = wav.shape[-1] // hop_length
+    if n_frames == 0:
+        return np.zeros(0, dtype=np.float32)
+    half = hop_length // 2
+    power = np.pad(np.square(wav), (half, hop_length - half), mode="reflect")
+    power = power[: n_frames * hop_length].reshape(n_frames, hop_length)
+    volume: npt.NDArray[np.float32] = np.sqrt(power.mean(axis=-1, dtype=np.float32))
+    return volume
+
+
+def match_envelope_array(
+    source: npt.NDArray[np.float32],
+    source_sr: int,
+    output: npt.NDArray[np.float32],
+    output_sr: int,
+    ratio: float,
+) -> npt.NDArray[np.float32]:
+    """Do what `match_envelope` does where there is no torch; same arguments, arrays (T,)."""
+    if ratio == 1.0 or output.size == 0:
+        return output
+    wanted = _envelope_array(source, source_sr, output.size)
+    present = np.maximum(_envelope_array(output, output_sr, output.size), np.float32(1e-6))
+    shaped: npt.NDArray[np.float32] = output * (wanted / present) ** np.float32(1.0 - ratio)
+    return shaped
+
+
+def _envelope_array(wav: npt.NDArray[np.float32], sr: int, n: int) -> npt.NDArray[np.float32]:
+    """Return `_envelope` of an array."""
+    hop = max(1, sr // 2)
+    power = np.pad(np.square(wav), (hop, hop + (-wav.size) % hop))
+    hops = power.reshape(-1, hop).sum(axis=-1, dtype=np.float64)
+    rms = np.sqrt((hops[:-1] + hops[1:]) / (2 * hop))[: 1 + wav.size // hop]
+    place = np.maximum((np.arange(n) + 0.5) * (rms.size / n) - 0.5, 0.0)
+    return np.interp(place, np.arange(rms.size), rms).astype(np.float32)
+
+
 def _envelope(wav: Tensor, sr: int, n: int) -> Tensor:
     """RMS over sr // 2 * 2 samples every sr // 2, zero-padded, stretched linearly to n samples.
     (T,) -> (n,).

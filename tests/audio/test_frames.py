@@ -7,6 +7,7 @@ import torch
 from svc.audio.frames import (
     EXPAND_MODES,
     expand_units,
+    expand_units_array,
     random_starts,
     sequence_mask,
     slice_segments,
@@ -121,3 +122,18 @@ def test_random_starts_follow_the_stated_draw() -> None:
     assert torch.equal(starts, (draw * (lengths - 19)).long())
     torch.manual_seed(5)
     assert torch.equal(random_starts(lengths, 20), starts)
+
+
+@pytest.mark.parametrize("mode", ["left", "nearest", "linear", "nearest-exact"])
+def test_arrays_are_expanded_like_tensors(rng: np.random.Generator, mode: str) -> None:
+    for n_units, n_frames in [(1, 1), (1, 7), (50, 86), (86, 50), (499, 861), (3, 0), (700, 1206)]:
+        units = rng.standard_normal((5, n_units)).astype(np.float32)
+        ours = expand_units_array(units, n_frames, mode)
+        theirs = expand_units(torch.from_numpy(units), n_frames, mode).numpy()
+        assert ours.dtype == np.float32
+        np.testing.assert_allclose(ours, theirs, atol=1e-4 if mode == "linear" else 0)
+
+
+def test_arrays_have_no_mode_area() -> None:
+    with pytest.raises(ConfigError, match="--backend torch"):
+        expand_units_array(np.zeros((2, 3), dtype=np.float32), 5, "area")

@@ -10,9 +10,11 @@ import torch
 from svc.audio.io import list_audio, read_audio
 from svc.audio.loudness import (
     frame_volume,
+    frame_volume_array,
     limit,
     lufs_normalize,
     match_envelope,
+    match_envelope_array,
     peak_normalize,
     rms_frames,
     trim_silence,
@@ -268,3 +270,21 @@ def test_real_recordings(shared: Path) -> None:
         assert loudness(out, sr) == pytest.approx(-16.0, abs=1.0)
         trimmed = trim_silence(wav)
         assert 0.2 * len(wav) < len(trimmed) <= len(wav)
+
+
+@pytest.mark.parametrize("n_samples", [100, 512, 5000, 70_001])
+def test_arrays_have_the_volume_of_tensors(rng: np.random.Generator, n_samples: int) -> None:
+    wav = rng.standard_normal(n_samples).astype(np.float32)
+    theirs = frame_volume(torch.from_numpy(wav)[None], 512)[0].numpy()
+    np.testing.assert_allclose(frame_volume_array(wav, 512), theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0])
+def test_arrays_get_the_envelope_of_tensors(rng: np.random.Generator, ratio: float) -> None:
+    source = (rng.standard_normal(90_000) * np.linspace(0, 1, 90_000)).astype(np.float32)
+    output = (0.1 * rng.standard_normal(132_300)).astype(np.float32)
+    ours = match_envelope_array(source, 30_000, output, 44_100, ratio)
+    theirs = match_envelope(
+        torch.from_numpy(source), 30_000, torch.from_numpy(output), 44_100, ratio
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
