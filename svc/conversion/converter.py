@@ -34,6 +34,7 @@ from svc.conversion.backend import Backend
 from svc.conversion.chunks import FloatArray
 from svc.conversion.key import KeyFit, fit_key, range_of_mix, unknown_range
 from svc.conversion.options import InferOptions
+from svc.conversion.speaker_mix import SpeakerMix
 from svc.conversion.speakers import find_speaker
 from svc.conversion.stretches import Song, Window, render_song
 from svc.errors import AudioError, ConfigError
@@ -43,8 +44,6 @@ from svc.progress import Progress, silent
 
 if TYPE_CHECKING:
     import torch
-
-    from svc.conversion.speaker_mix import SpeakerMix
 
 
 class Converter:
@@ -162,11 +161,11 @@ class Converter:
         """Names of the voices and their ids."""
         return dict(self.voice.speakers)
 
-    def check_options(self, options: InferOptions, *, mix: bool = False) -> None:
-        """Raise ConfigError when the voice lacks what the options ask for, or a mix of speakers
-        cannot serve it.
-        """
-        if mix and options.cluster_ratio > 0:
+    def check_options(
+        self, options: InferOptions, speaker: str | int | SpeakerMix | None = None
+    ) -> None:
+        """Raise ConfigError when the voice, or who is to sing, lacks what the options ask for."""
+        if isinstance(speaker, SpeakerMix) and options.cluster_ratio > 0:
             raise ConfigError(
                 "-cr/--cluster_infer_ratio and -usm/--use_spk_mix: clusters and index belong to one "
                 "speaker and a mix has several; leave one of them out"
@@ -217,18 +216,14 @@ class Converter:
             SvcError: the model produced NaN.
         """
         options = options or InferOptions()
-        mix = None if isinstance(speaker, str | int) else speaker
-        speaker_id = None
-        if isinstance(speaker, str | int):
-            speaker_id = find_speaker(self.speakers, speaker)[1]
-        self.check_options(options, mix=mix is not None)
+        speaker_id, mix = self._who(speaker)
+        self.check_options(options, speaker)
         song = self._song(wav, sr, options, f0, mix)
         if options.fit_to_voice != "no":
             options = self.fit_key(wav, sr, speaker, options, f0=f0).options
 
         def render(window: Window) -> FloatArray:
             who = speaker_id if window.weights is None else window.weights
-            assert who is not None  # a song has a speaker or a mix
             return self.voice.render(window.wav, who, options, window.track)
 
         return render_song(self.voice, song, options, render, progress or silent)
@@ -261,7 +256,8 @@ class Converter:
             ConfigError: there is something to choose, and the range of this voice is not known.
             SvcError: as `convert`.
         """
-        name, voice = self._range(speaker, needed=options.fit_to_voice != "no")
+        needed = options.fit_to_voice != "no"
+        name, voice = self._range(speaker, wav.size / sr, needed=needed)
         if voice is None or options.auto_f0:
             return KeyFit(options)
         song = self._song(wav, sr, options, f0)
@@ -278,16 +274,25 @@ class Converter:
         return fit_key(Pitches.of(tracks, self.grid.frame_seconds), voice, name, options)
 
     def _range(
-        self, speaker: str | int | SpeakerMix, *, needed: bool
+        self, speaker: str | int | SpeakerMix, seconds: float, *, needed: bool
     ) -> tuple[str, VoiceRange | None]:
         """Find name and range of who sings; the range is None where it is not known."""
-        if not isinstance(speaker, str | int):
-            return speaker.name, range_of_mix(self.voice.ranges, speaker, needed=needed)
+        if isinstance(speaker, SpeakerMix):
+            mix = speaker.as_fractions(seconds)
+            return speaker.what, range_of_mix(self.voice.ranges, mix, needed=needed)
         name, _ = find_speaker(self.speakers, speaker)
         voice = self.voice.ranges.get(name)
         if voice is None and needed:
             raise unknown_range(name)
         return name, voice
+
+    def _who(self, speaker: str | int | SpeakerMix) -> tuple[int, SpeakerMix | None]:
+        """Find id and mix of who sings; the id counts where there is no mix."""
+        if not isinstance(speaker, SpeakerMix):
+            return find_speaker(self.speakers, speaker)[1], None
+        if speaker.only is not None:
+            return speaker.only, None
+        return 0, speaker
 
     def _song(
         self,

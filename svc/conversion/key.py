@@ -6,16 +6,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from svc.conversion.options import InferOptions
+from svc.conversion.speaker_mix import SpeakerMix
 from svc.errors import ConfigError
 from svc.f0.range_files import RANGE_FILE, find_ranges
 from svc.f0.voice_range import Pitches, VoiceRange, choose_transpose
 
-if TYPE_CHECKING:
-    from svc.conversion.speaker_mix import SpeakerMix
-
+_MIX_POINTS = 1000  # of a song, at which its mix is looked at
 MUCH = 0.2  # share of a song outside of the voice's range that is worth a warning
 
 
@@ -101,7 +99,7 @@ def range_of_mix(
 
     Args:
         ranges: those that are known, by name.
-        mix: who sings when.
+        mix: who sings when, in fractions of the song.
         needed: not to know one is an error.
 
     Returns:
@@ -111,12 +109,14 @@ def range_of_mix(
         ConfigError: a range that is needed is not known.
     """
     voices = []
-    for name, share in mix.shares().items():
+    for name, share in zip(mix.speakers, mix.weights(_MIX_POINTS).mean(axis=0)):
+        if name is None or share == 0:
+            continue
         if name not in ranges:
             if needed:
                 raise unknown_range(name)
             return None
-        voices.append((ranges[name], share))
+        voices.append((ranges[name], float(share)))
     return VoiceRange.mixed(voices)
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,12 +17,10 @@ from svc.conversion.backend import Backend
 from svc.conversion.chunks import FloatArray, plan_pieces
 from svc.conversion.compat import Call, plan_calls, render_calls
 from svc.conversion.options import InferOptions
+from svc.conversion.speaker_mix import SpeakerMix, total_frames
 from svc.errors import DeviceError
 from svc.f0.curve import FrameGrid, cut, cut_at
 from svc.progress import Progress
-
-if TYPE_CHECKING:
-    from svc.conversion.speaker_mix import SpeakerMix
 
 
 @dataclass(frozen=True)
@@ -117,9 +114,6 @@ def _by_pieces(
         options = replace(options, max_chunk_seconds=max(1.0, heard))
     pieces = plan_pieces(segments, source, song.sr, sr, options)
     context = round(options.pad_seconds * sr)
-    weights = None
-    if song.mix is not None:
-        weights = song.mix.weights(max(1, n_samples // hop), frame_seconds=hop / sr)
     for done, piece in enumerate(pieces):
         report(done, len(pieces), "")
         begin, length = piece.window(context, hop)
@@ -127,7 +121,9 @@ def _by_pieces(
         window = Window(
             _cut(source, begin, length),
             None if song.f0 is None else cut(song.f0, first, count),
-            None if weights is None else _rows(weights, first, count),
+            None
+            if song.mix is None
+            else song.mix.rows(first, count, max(1, n_samples // hop), frame_seconds=hop / sr),
         )
         rendered = render(window)
         assembler.add(piece, rendered[piece.start - begin : piece.end - begin])
@@ -153,7 +149,8 @@ def _as_the_original(
     voiced = [call for call in calls if not call.silent]
     weights = None
     if song.mix is not None:
-        weights = song.mix.compat_weights(total_frames(segments, song.sr, sr, hop, options))
+        total = total_frames(segments, song.sr, sr, hop, options)
+        weights = song.mix.compat_weights(total, seconds=song.wav.size / song.sr)
     ahead = iter(voiced)
     done = 0
 
