@@ -50,8 +50,13 @@ class Backend(Protocol):
     def where(self) -> str:
         """Where it computes, for messages."""
 
-    def check_options(self, options: InferOptions) -> None:
-        """Raise ConfigError when the voice lacks what the options ask for."""
+    def check_options(self, options: InferOptions, singers: Mapping[str, int]) -> None:
+        """Raise ConfigError when the voice lacks what the options ask for.
+
+        Args:
+            options: of the conversion.
+            singers: name and id of who is going to sing; empty = not known yet.
+        """
 
     def render(
         self,
@@ -65,8 +70,8 @@ class Backend(Protocol):
         Args:
             window: float32 (n,) at the voice's rate, n >= hop_length.
             speaker: id, or float32 (n // hop_length, S) weights of the ids 0 ... S - 1 per frame.
-            options: transpose, auto_f0, noise_scale, loudness_envelope, cluster_ratio, protect and
-                seed are used.
+            options: transpose, auto_f0, noise_scale, loudness_envelope, cluster_ratio, protect,
+                k_step, second_encoding and seed are used.
             track: the melody, n // hop_length frames; None = what the predictor hears.
 
         Returns:

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -33,7 +32,12 @@ from svc.audio.resample import resampled_length
 from svc.conversion.backend import Backend
 from svc.conversion.chunks import FloatArray
 from svc.conversion.key import KeyFit, fit_key, range_of_mix, unknown_range
-from svc.conversion.options import InferOptions
+from svc.conversion.options import (
+    DiffusionChoice,
+    HearingChoice,
+    InferOptions,
+    check_backend,
+)
 from svc.conversion.speaker_mix import SpeakerMix
 from svc.conversion.speakers import find_speaker
 from svc.conversion.stretches import Song, Window, render_song
@@ -41,9 +45,6 @@ from svc.errors import AudioError, ConfigError
 from svc.f0.curve import FrameGrid, fit_length
 from svc.f0.voice_range import Pitches, VoiceRange
 from svc.progress import Progress, silent
-
-if TYPE_CHECKING:
-    import torch
 
 
 class Converter:
@@ -61,43 +62,24 @@ class Converter:
     @classmethod
     def from_files(
         cls,
-        model_path: str | Path,
+        model_path: str | Path | None,
         config_path: str | Path | None = None,
+        choice: HearingChoice | None = None,
         *,
-        device: str | torch.device | None = None,
-        f0_predictor: str | None = "pm",
-        f0_min: float = 50.0,
-        f0_max: float = 1100.0,
-        f0_threshold: float | None = None,
-        encoder_path: str | Path | None = None,
-        encoder_precision: str = "fp32",
-        pretrain_dir: str | Path = "pretrain",
-        compat: bool = False,
-        cluster_path: str | Path | None = None,
-        index_k: int = 8,
-        index_nprobe: int | None = None,
+        diffusion: DiffusionChoice | None = None,
+        backend: str = "torch",
     ) -> Converter:
         """Load a voice; whatever is wrong with it is found here, before any audio is read.
 
         Args:
-            model_path: a `G_*.pth`; half-precision files are up-cast to float32.
+            model_path: a `G_*.pth`; half-precision files are up-cast to float32. With the back end
+                "onnx" the folder that ``svc onnx-export --profile full`` has written. None =
+                the diffusion model sings alone.
             config_path: its `config.json`; None = the one beside the model.
-            device: "cpu", "cuda", "cuda:1", ...; None = the best there is.
-            f0_predictor: an id of `svc.f0`; None = none is loaded, every song comes with a pitch
-                curve.
-            f0_min: lowest pitch looked for, Hz.
-            f0_max: highest pitch looked for, Hz.
-            f0_threshold: voicing threshold of the neural predictors; None = the usual one of each.
-            encoder_path: weights of the speech encoder, a file or a Hugging Face folder; for two
-                fused ones "ID=PATH,ID=PATH". What is not named: as the config says, else the
-                default place under `pretrain_dir`.
-            encoder_precision: "fp32", or "bf16" or "fp16" for the encoder's matrix products.
-            pretrain_dir: folder of downloaded weights.
-            compat: cut, join and round as the original does.
-            cluster_path: k-means clusters (`kmeans_10000.pt`) or a retrieval index of the voice,
-                for `InferOptions.cluster_ratio`.
-            index_k: nearest vectors of an index that are averaged.
-            index_nprobe: lists of an index that are searched; None = as the index says.
+            choice: how it listens, and where it computes; None = the defaults.
+            diffusion: a diffusion model that goes over the result (shallow diffusion), or sings
+                alone.
+            backend: one of `BACKENDS`: "torch", or "onnx", which does without torch.
 
         Returns:
             The converter.
@@ -106,26 +88,23 @@ class Converter:
             SvcError: a file is missing or damaged, config and checkpoint or encoder do not match,
                 an unknown name.
         """
+        choice = choice or HearingChoice()
+        check_backend(backend)
+        if backend == "onnx":
+            from svc.conversion.onnx_voice import load_onnx_voice
+
+            if model_path is None:
+                raise ConfigError("--backend onnx needs the folder of an exported voice: -m FOLDER")
+            return cls(load_onnx_voice(Path(model_path), choice, diffusion=diffusion))
+        if model_path is None:
+            from svc.conversion.diffusion_voice import load_diffusion_voice
+
+            if diffusion is None:
+                raise ValueError("neither a voice nor a diffusion model is given")
+            return cls(load_diffusion_voice(diffusion, choice))
         from svc.conversion.voice import load_voice
 
-        return cls(
-            load_voice(
-                model_path,
-                config_path,
-                device=device,
-                f0_predictor=f0_predictor,
-                f0_min=f0_min,
-                f0_max=f0_max,
-                f0_threshold=f0_threshold,
-                encoder_path=encoder_path,
-                encoder_precision=encoder_precision,
-                pretrain_dir=pretrain_dir,
-                compat=compat,
-                cluster_path=cluster_path,
-                index_k=index_k,
-                index_nprobe=index_nprobe,
-            )
-        )
+        return cls(load_voice(model_path, config_path, choice, diffusion=diffusion))
 
     def __enter__(self) -> Converter:
         return self
@@ -165,12 +144,18 @@ class Converter:
         self, options: InferOptions, speaker: str | int | SpeakerMix | None = None
     ) -> None:
         """Raise ConfigError when the voice, or who is to sing, lacks what the options ask for."""
+        singers: dict[str, int] = {}
+        if isinstance(speaker, SpeakerMix):
+            named = zip(speaker.speakers, speaker.tracks)
+            singers = {name: row for row, (name, track) in enumerate(named) if name and track}
+        elif speaker is not None:
+            singers = dict([find_speaker(self.speakers, speaker)])
         if isinstance(speaker, SpeakerMix) and options.cluster_ratio > 0:
             raise ConfigError(
                 "-cr/--cluster_infer_ratio and -usm/--use_spk_mix: clusters and index belong to one "
                 "speaker and a mix has several; leave one of them out"
             )
-        self.voice.check_options(options)
+        self.voice.check_options(options, singers)
 
     @property
     def grid(self) -> FrameGrid:

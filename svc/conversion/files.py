@@ -16,6 +16,7 @@ from svc.audio.pitch import F0Track
 from svc.conversion.converter import Converter
 from svc.conversion.names import OUTPUT_DIR, RAW_DIR, Source, find_sources, result_name
 from svc.conversion.options import InferOptions, with_transposition
+from svc.conversion.speaker_mix import SpeakerMix
 from svc.errors import ConfigError, OutputError, SvcError
 from svc.progress import Progress, silent
 
@@ -31,6 +32,7 @@ class Job:
     options: InferOptions
     output: Path
     curve: F0Track | None = None  # sung instead of what the predictor hears
+    mix: SpeakerMix | None = None  # who sings instead of `speaker`
     # name of the output for a transposition that is chosen only when the song has been heard
     rename: Callable[[InferOptions], str] | None = None
 
@@ -160,6 +162,11 @@ def _name(
     return result_name(source, speaker, options, f0_name, suffix, copy=copy)
 
 
+def with_mix(jobs: Sequence[Job], mix: SpeakerMix) -> list[Job]:
+    """Let a mix of speakers sing the jobs."""
+    return [replace(job, mix=mix) for job in jobs]
+
+
 def check_writable(folder: Path) -> None:
     """Make sure a folder takes files, before minutes of work go into what could not be saved.
 
@@ -237,14 +244,13 @@ def _convert_file(
 ) -> Outcome:
     start = time.perf_counter()
     wav, sr = read_audio(job.source.path)
-    key = converter.fit_key(wav, sr, job.speaker, job.options, f0=job.curve)
+    singer = job.speaker if job.mix is None else job.mix
+    key = converter.fit_key(wav, sr, singer, job.options, f0=job.curve)
     if key.chosen and on_key is not None:
         on_key(f"{job.source.name} for {job.speaker}: {key.chosen}")
     if key.warning:
         logger.warning("%s: %s", job.source.name, key.warning)
-    converted = converter.convert(
-        wav, sr, job.speaker, key.options, f0=job.curve, progress=progress
-    )
+    converted = converter.convert(wav, sr, singer, key.options, f0=job.curve, progress=progress)
     output = job.target(key.options)
     write_audio(output, converted, converter.sampling_rate)
     return Outcome(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from svc.conversion.options import InferOptions
 from svc.conversion.speaker_mix import SpeakerMix
 from svc.errors import ConfigError
-from svc.f0.range_files import RANGE_FILE, find_ranges
+from svc.f0.range_files import RANGE_FILE
 from svc.f0.voice_range import Pitches, VoiceRange, choose_transpose
 
 _MIX_POINTS = 1000  # of a song, at which its mix is looked at
@@ -118,24 +118,3 @@ def range_of_mix(
             return None
         voices.append((ranges[name], float(share)))
     return VoiceRange.mixed(voices)
-
-
-def require_ranges(model: Path, speakers: Sequence[str]) -> Mapping[str, VoiceRange]:
-    """Look up the ranges of voices before any model is loaded.
-
-    Args:
-        model: the checkpoint.
-        speakers: names.
-
-    Returns:
-        The ranges that are known, among them those of all `speakers`.
-
-    Raises:
-        ConfigError: one is not known.
-        SvcError: checkpoint or side-car cannot be read.
-    """
-    ranges = find_ranges(model)
-    for speaker in speakers:
-        if speaker not in ranges:
-            raise unknown_range(speaker, model.parent)
-    return ranges

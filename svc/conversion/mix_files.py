@@ -19,36 +19,30 @@ An spkmix.py is never run: it is read if it holds one dictionary of plain number
 from __future__ import annotations
 
 import ast
-import csv
-import io
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from svc.atomic import write_text
-from svc.conversion.speaker_mix import MixSegment, SpeakerMix, Unit
+from svc.conversion.mix_csv import NUMBER, csv_text, parse_csv
+from svc.conversion.mix_segments import (
+    END,
+    MixContent,
+    MixSegment,
+    Track,
+    Unit,
+    parse_unit,
+    plain,
+)
+from svc.conversion.speaker_mix import SpeakerMix
 from svc.errors import ConfigError, MissingFileError
 
 SUFFIXES = (".json", ".csv")
 _OLD = ".py"
-_UNITS: dict[str, Unit] = {"fraction": "fraction", "seconds": "seconds", "s": "seconds"}
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-_UNIT_LINE = re.compile(r"#\s*unit\s*[:=]\s*(\w+)", re.IGNORECASE)
-_COLUMNS = ("speaker", "start", "end", "from", "to")
-_END = "end"
 _EXAMPLE = '{"alice": [[0, 0.5, 1, 0], [0.5, 1, 0, 0]], "bob": [[0, 1, 0, 1]]}'
 _SHAPE = "[start, end, weight at start, weight at end]"
-
-
-@dataclass(frozen=True)
-class _Content:
-    """What a file says, before the speakers are looked up."""
-
-    tracks: Mapping[str | int, Sequence[MixSegment]]
-    unit: Unit = "fraction"
 
 
 def parse_mix(text: str | Path, speakers: Mapping[str, int] | None = None) -> SpeakerMix:
@@ -73,8 +67,11 @@ def parse_mix(text: str | Path, speakers: Mapping[str, int] | None = None) -> Sp
         return _parse_shares(str(text), speakers)
     what = str(path)
     content = reader(_read(path), what)
-    table = _own_table(content.tracks) if speakers is None else speakers
-    return SpeakerMix.of(content.tracks, table, unit=content.unit, what=what)
+    tracks = content.tracks
+    if speakers is None:
+        tracks = {str(name): track for name, track in tracks.items()}
+        speakers = _own_table(tracks)
+    return SpeakerMix.of(tracks, speakers, unit=content.unit, what=what)
 
 
 def write_mix(path: str | Path, mix: SpeakerMix) -> None:
@@ -93,7 +90,7 @@ def write_mix(path: str | Path, mix: SpeakerMix) -> None:
     tracks = {
         name: track for name, track in zip(mix.speakers, mix.tracks) if name is not None and track
     }
-    writer = _json_text if file.suffix.lower() == ".json" else _csv_text
+    writer = _json_text if file.suffix.lower() == ".json" else csv_text
     write_text(file, writer(tracks, mix.unit))
 
 
@@ -129,14 +126,13 @@ def _parse_shares(text: str, speakers: Mapping[str, int] | None) -> SpeakerMix:
     for item in text.split(","):
         name, sign, share = (part.strip() for part in item.rpartition("="))
         if not sign or not name:
-            kind = "a file that is neither .json nor .csv" if Path(text).is_file() else f'"{text}"'
             raise ConfigError(
-                f"the mix of speakers is {kind}; write NAME=WEIGHT,NAME=WEIGHT like "
-                "alice=0.7,bob=0.3, or the path of a .json or .csv file"
+                f'the mix of speakers "{text}" is neither NAME=WEIGHT,NAME=WEIGHT, like '
+                "alice=0.7,bob=0.3, nor the path of a .json or .csv file; write one of them"
             )
         if name in shares:
             raise ConfigError(f'the mix {text} has "{name}" twice; write each speaker once')
-        if not _NUMBER.fullmatch(share):
+        if not NUMBER.fullmatch(share):
             raise ConfigError(
                 f'the mix {text}: the weight of "{name}" is "{share}"; write a number of 0 or more'
             )
@@ -145,8 +141,8 @@ def _parse_shares(text: str, speakers: Mapping[str, int] | None) -> SpeakerMix:
     return SpeakerMix.constant(shares, table, what=f"the mix {text}")
 
 
-def _own_table(names: Mapping[Any, object]) -> dict[str, int]:
-    return {str(name): number for number, name in enumerate(names)}
+def _own_table(names: Iterable[Any]) -> dict[str, int]:
+    return {name: number for number, name in enumerate(names)}
 
 
 def _read(path: Path) -> str:
@@ -156,8 +152,8 @@ def _read(path: Path) -> str:
         raise MissingFileError(f"the mix of speakers {path} is not there; check the path") from None
     except IsADirectoryError:
         raise ConfigError(f"the mix of speakers {path} is a folder; name a file") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ConfigError(f"the mix of speakers {path} cannot be read: {error}") from error
     wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
         text = data.decode("utf-16" if wide else "utf-8-sig")
@@ -171,7 +167,7 @@ def _read(path: Path) -> str:
 # ------------------------------------------------------------------------------ JSON and Python
 
 
-def _parse_json(text: str, what: str) -> _Content:
+def _parse_json(text: str, what: str) -> MixContent:
     try:
         raw = json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, what))
     except json.JSONDecodeError as error:
@@ -186,9 +182,9 @@ def _parse_json(text: str, what: str) -> _Content:
         other = sorted(set(raw) - {"unit", "speakers"})
         if other:
             raise ConfigError(f'{what}: unknown key "{other[0]}"; beside "speakers" write "unit"')
-        unit = _unit(raw.get("unit", unit), what)
+        unit = parse_unit(raw.get("unit", unit), what)
         raw = raw["speakers"]
-    return _Content(_tracks(raw, what), unit)
+    return MixContent(_tracks(raw, what), unit)
 
 
 def _unique(pairs: Sequence[tuple[Any, Any]], what: str) -> dict[Any, Any]:
@@ -201,7 +197,7 @@ def _unique(pairs: Sequence[tuple[Any, Any]], what: str) -> dict[Any, Any]:
     return found
 
 
-def _parse_old(text: str, what: str) -> _Content:
+def _parse_old(text: str, what: str) -> MixContent:
     """Read an spkmix.py as text: nothing of it is run."""
     advice = (
         f"{what}: Python is not run here, and this file is more than one dictionary of numbers; "
@@ -222,45 +218,36 @@ def _parse_old(text: str, what: str) -> _Content:
         raise ConfigError(advice) from None
     if not all(isinstance(key, int | str) and not isinstance(key, bool) for key in keys):
         raise ConfigError(advice)
-    return _Content(_tracks(_unique(pairs, what), what))
+    return MixContent(_tracks(_unique(pairs, what), what))
 
 
-def _unit(value: object, what: str) -> Unit:
-    found = _UNITS.get(str(value).strip().lower())
-    if found is None:
-        raise ConfigError(f'{what}: the unit is "{value}"; write "fraction" or "seconds"')
-    return found
-
-
-def _tracks(raw: object, what: str) -> dict[str | int, list[MixSegment]]:
+def _tracks(raw: object, what: str) -> dict[str | int, Track]:
     """Turn parsed lists into tracks; a number alone is a weight for the whole song."""
     if not isinstance(raw, dict) or not raw:
         raise ConfigError(f"{what}: no mix of speakers; write it like  {_EXAMPLE}")
-    tracks: dict[str | int, list[MixSegment]] = {}
+    tracks: dict[str | int, Track] = {}
     for name, segments in raw.items():
         where = f'{what}: speaker "{name}"'
         if _is_number(segments):
-            segments = [[0, _END, segments, segments]]
+            segments = [[0, END, segments, segments]]
         if not isinstance(segments, list | tuple):
             raise ConfigError(f"{where}: write a list of segments, each {_SHAPE}")
-        tracks[name] = [
+        tracks[name] = tuple(
             _segment(segment, f"{where}, segment {number}")
             for number, segment in enumerate(segments, start=1)
-        ]
+        )
     return tracks
 
 
 def _segment(raw: object, where: str) -> MixSegment:
     if not isinstance(raw, list | tuple) or len(raw) != 4:
-        raise ConfigError(f"{where} is {json.dumps(raw, default=str)[:60]}; write {_SHAPE}")
+        raise ConfigError(f"{where} is {reprlib.repr(raw)}; write {_SHAPE}")
     start, end, first, last = raw
-    for what, value in zip(("start", _END, "weight", "weight"), raw):
-        if not (_is_number(value) or (what == _END and value in (None, _END))):
-            hint = ', or "end" in the last segment' if what == _END else ""
-            raise ConfigError(
-                f"{where}: its {what} is {json.dumps(value, default=str)[:60]}; write a number{hint}"
-            )
-    stop = None if end in (None, _END) else _float(end)
+    for what, value in zip(("start", END, "weight", "weight"), raw):
+        if not (_is_number(value) or (what == END and value in (None, END))):
+            hint = ', or "end" in the last segment' if what == END else ""
+            raise ConfigError(f"{where}: its {what} is {reprlib.repr(value)}; write a number{hint}")
+    stop = None if end in (None, END) else _float(end)
     return MixSegment(_float(start), stop, _float(first), _float(last))
 
 
@@ -275,9 +262,9 @@ def _float(value: float) -> float:
         return float("inf")
 
 
-_READERS: Mapping[str, Callable[[str, str], _Content]] = {
+_READERS: Mapping[str, Callable[[str, str], MixContent]] = {
     ".json": _parse_json,
-    ".csv": _parse_csv,
+    ".csv": parse_csv,
     _OLD: _parse_old,
 }
 
@@ -285,10 +272,10 @@ _READERS: Mapping[str, Callable[[str, str], _Content]] = {
 # ------------------------------------------------------------------------------ writing
 
 
-def _json_text(tracks: Mapping[str, Sequence[MixSegment]], unit: Unit) -> str:
+def _json_text(tracks: Mapping[str, Track], unit: Unit) -> str:
     rows = [
         f"{json.dumps(name, ensure_ascii=False)}: "
-        + json.dumps([[_short(s.start), _short(s.end), _short(s.first), _short(s.last)] for s in t])
+        + json.dumps([[plain(s.start), plain(s.end), plain(s.first), plain(s.last)] for s in t])
         for name, t in tracks.items()
     ]
     # The plain form holds as long as no speaker is called like a key of the other one.
@@ -296,9 +283,3 @@ def _json_text(tracks: Mapping[str, Sequence[MixSegment]], unit: Unit) -> str:
         return "{\n  " + ",\n  ".join(rows) + "\n}\n"
     inside = ",\n    ".join(rows)
     return f'{{\n  "unit": "{unit}",\n  "speakers": {{\n    {inside}\n  }}\n}}\n'
-
-
-def _short(value: float | None) -> float | str:
-    if value is None:
-        return _END
-    return int(value) if value.is_integer() else value

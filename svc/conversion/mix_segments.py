@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from svc.errors import ConfigError
 
 Unit = Literal["fraction", "seconds"]
+_UNITS: dict[str, Unit] = {"fraction": "fraction", "seconds": "seconds", "s": "seconds"}
+
+END = "end"
+"""What files write for the end of the song."""
 
 MAX_WEIGHT = 1e6  # sums stay exact enough in float32
 _SLACK = {"fraction": 1e-6, "seconds": 1e-3}  # between one segment's end and the next one's start
@@ -32,6 +37,34 @@ class MixSegment:
 
 
 Track = tuple[MixSegment, ...]
+
+
+@dataclass(frozen=True)
+class MixContent:
+    """What a file says, before the speakers are looked up.
+
+    Attributes:
+        tracks: name, id, or id as text -> segments, not checked yet.
+        unit: of their times.
+    """
+
+    tracks: Mapping[str | int, Track]
+    unit: Unit = "fraction"
+
+
+def parse_unit(value: object, where: str) -> Unit:
+    """Return the unit that a file names. Raises ConfigError."""
+    found = _UNITS.get(str(value).strip().lower())
+    if found is None:
+        raise ConfigError(f'{where}: the unit is "{value}"; write "fraction" or "seconds"')
+    return found
+
+
+def plain(value: float | None) -> float | str:
+    """Return a time or weight as files write it: whole numbers without a point, None as "end"."""
+    if value is None:
+        return END
+    return int(value) if float(value).is_integer() else value
 
 
 def check_track(track: Track, unit: Unit, where: str) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svc.audio.io import AUDIO_SUFFIXES, list_audio
-from svc.checkpoint import find_latest
 from svc.conversion.options import InferOptions
 from svc.errors import AudioError, ConfigError, MissingFileError
 
@@ -124,6 +123,8 @@ def find_model(
         MissingFileError: one of them is not there; says what to give.
     """
     if model_path is None:
+        from svc.checkpoint import find_latest  # torch: exported voices do without
+
         latest = find_latest(run_dir, "G")
         if latest is None:
             raise MissingFileError(
@@ -155,7 +156,8 @@ def result_name(
 ) -> str:
     """Name a result as so-vits-svc 4.1 does: ``song.wav_0key_alice_sovits_pm.flac``.
 
-    See spec_core 8.7; the parts are input, transposition, voice, "sovits", F0 predictor, format.
+    See spec_core 8.7; the parts are input, transposition, voice and the share of its own timbre
+    (``alice_0.5``), mode, F0 predictor, format.
 
     Args:
         source: name of the input, with its suffix.
@@ -173,7 +175,9 @@ def result_name(
     clean = _FORBIDDEN.sub("_", source)
     number = f"({copy})" if copy > 1 else ""
     voice = _FORBIDDEN.sub("_", speaker)
-    ending = f"_sovits_{_FORBIDDEN.sub('_', f0_name.replace(':', '_'))}.{suffix}"
+    if options.cluster_ratio > 0:
+        voice = _shorten(voice, MAX_NAME_BYTES // 4) + f"_{options.cluster_ratio:g}"
+    ending = f"_{options.mode}_{_FORBIDDEN.sub('_', f0_name.replace(':', '_'))}.{suffix}"
     voice = _shorten(voice, MAX_NAME_BYTES // 3)
     tail = f"{number}_{key}_{voice}{ending}"
     return _shorten(clean, MAX_NAME_BYTES - len(tail.encode())) + tail

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
 
 from svc.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 DEFAULT_SEED = 52468
 """Seed of the original's inference (spec_core 2.9), used for every stretch of audio alike."""
 
 MAX_SEED = 2**63 - 1
 
+BACKENDS = ("torch", "onnx")
+"""What can compute a conversion."""
 
+
+Mode = Literal["sovits", "sovdiff", "diff"]
+"""As so-vits-svc 4.1 names its results."""
 Fit = Literal["no", "semitones", "octaves"]
 _FITS: dict[str, Fit] = {"auto": "semitones", "auto-octave": "octaves"}
 """What `-t` takes besides numbers."""
@@ -38,6 +47,9 @@ class InferOptions:
     pad_seconds: float = 0.5  # context rendered on both sides of every stretch, then cut off (-p)
     cluster_ratio: float = 0.0  # share of the target's own timbre from clusters or index (-cr)
     protect: float = 0.0  # how much of that share unvoiced frames are spared (--protect)
+    mode: Mode = "sovits"  # what sings: the voice, diffusion going over it, or diffusion alone
+    k_step: int = 100  # steps of noise that shallow diffusion puts in and takes out again (-ks)
+    second_encoding: bool = False  # diffusion hears the voice's own result (-se)
     loudness_envelope: float = 1.0  # 1 = keep the model's loudness, 0 = impose the source's (-lea)
     max_chunk_seconds: float | None = None  # longest stretch without a cut; 0 = unlimited,
     # None = what the speech encoder is at home with: bounds memory, keeps units as in training
@@ -62,6 +74,8 @@ class InferOptions:
         _check("-p/--pad_seconds", self.pad_seconds, 0.0, 60.0, "seconds")
         _check("-cr/--cluster_infer_ratio", self.cluster_ratio, 0.0, 1.0)
         _check("--protect", self.protect, 0.0, 1.0)
+        if self.k_step < 1:
+            raise ConfigError(f"-ks/--k_step is {self.k_step}: give a whole number from 1 up")
         _check("-lea/--loudness_envelope_adjustment", self.loudness_envelope, 0.0, 1.0)
         longest = self.max_chunk_seconds or 0.0
         _check("--max_chunk", longest, 0.0, 3600.0, "seconds")
@@ -83,6 +97,47 @@ class InferOptions:
             )
         if not 0 <= self.seed <= MAX_SEED:
             raise ConfigError(f"--seed is {self.seed}: give a whole number from 0 to {MAX_SEED}")
+
+
+@dataclass(frozen=True)
+class HearingChoice:
+    """How a voice listens to songs, and where it computes."""
+
+    device: str | torch.device | None = None  # None = the best there is
+    f0_predictor: str | None = "pm"  # an id of `svc.f0`; None = every song comes with a curve
+    f0_min: float = 50.0  # Hz, lowest pitch looked for
+    f0_max: float = 1100.0  # Hz
+    f0_threshold: float | None = None  # of the neural predictors; None = the usual one of each
+    # weights of the speech encoder, for two fused ones "ID=PATH,ID=PATH"; None = as the config says
+    encoder_path: str | Path | None = None
+    encoder_precision: str = "fp32"  # of the encoder's matrix products
+    pretrain_dir: str | Path = "pretrain"  # folder of downloaded weights
+    compat: bool = False  # with the slips of so-vits-svc 4.1
+    cluster_path: str | Path | None = None  # k-means clusters or a retrieval index (-cm)
+    index_k: int = 8  # nearest vectors of an index that are averaged
+    index_nprobe: int | None = None  # lists of an index that are searched; None = as it says
+
+
+@dataclass(frozen=True)
+class DiffusionChoice:
+    """Which diffusion model sings along, and how."""
+
+    model: Path  # (-dm)
+    config: Path | None = None  # None = config.yaml beside the model (-dc)
+    vocoder: Path | None = None  # None = the one that the config names (--vocoder)
+    method: str | None = None  # sampler; None = the config's (--diffusion_method)
+    speedup: int | None = None  # None = the config's (--diffusion_speedup)
+
+    @property
+    def config_path(self) -> Path:
+        """The config to read."""
+        return self.model.parent / "config.yaml" if self.config is None else self.config
+
+
+def check_backend(name: str) -> None:
+    """Raise ConfigError for a name that is not one of `BACKENDS`."""
+    if name not in BACKENDS:
+        raise ConfigError(f'--backend "{name}" is unknown: choose {", ".join(BACKENDS)}')
 
 
 def with_transposition(options: InferOptions, value: float | str) -> InferOptions:

@@ -5,7 +5,7 @@ of which a weight goes from one value to another in a straight line; at every fr
 divided by their sum, and where nobody sings all speakers do alike.
 
     alice 1 |‾‾‾\             bob 1 |   /‾‾‾‾‾
-          0 |    \\             0 |__/
+          0 |    \_____       0 |__/
             0   0.5   1             0   0.5   1   of the song, or seconds
 
 How `SpeakerMix.weights` differs from the original (I11, I12; `compat_weights` is the original's): the
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -44,12 +45,14 @@ class MixSpan:
         end: 0..1 of the song.
         first: (S,) weights at `start`, sum 1.
         last: (S,) weights that are reached at `end`, sum 1.
+        silent: all weights are written as 0, so that all speakers sing alike.
     """
 
     start: float
     end: float
     first: npt.NDArray[np.float64]
     last: npt.NDArray[np.float64]
+    silent: bool
 
 
 @dataclass(frozen=True)
@@ -238,7 +241,7 @@ class SpeakerMix:
         seconds = None if frame_seconds is None else n_frames * frame_seconds
         mix = self.as_fractions(seconds)
         at = np.clip(np.arange(first, first + count), 0, max(n_frames - 1, 0))
-        return mix._at(at / max(n_frames, 1)).astype(np.float32)
+        return mix._normalised(mix._written(at / max(n_frames, 1))).astype(np.float32)
 
     def compat_weights(self, total: int, *, seconds: float | None = None) -> FloatArray:
         """Weights as so-vits-svc 4.1 computes them, to be read by its running frame counter
@@ -271,9 +274,12 @@ class SpeakerMix:
             raise ValueError("call as_fractions first")
         starts = {segment.start for track in self.tracks for segment in track}
         borders = [0.0, *sorted(start for start in starts if 0 < start < 1), 1.0]
-        firsts = self._at(np.array(borders[:-1]))
-        lasts = self._at(np.array(borders[1:]), before=True)
-        return [MixSpan(*fact) for fact in zip(borders, borders[1:], firsts, lasts)]
+        firsts = self._written(np.array(borders[:-1]))
+        lasts = self._written(np.array(borders[1:]), before=True)
+        silent = np.logical_not(np.hstack([firsts, lasts]).any(axis=1)) & (self.only is None)
+        facts = zip(self._normalised(firsts), self._normalised(lasts), silent.tolist())
+        places = pairwise(borders)
+        return [MixSpan(*place, *fact) for place, fact in zip(places, facts)]
 
     def outline(self, points: int = 33) -> tuple[FloatArray, FloatArray]:
         """Points of a picture of the mix: each span from its start to its end, so that a jump has
@@ -290,14 +296,18 @@ class SpeakerMix:
         for span in self.spans():
             inside = np.linspace(span.start, span.end, points)
             places.append(inside)
-            values += [span.first[None], self._at(inside[1:-1]), span.last[None]]
+            values += [
+                span.first[None],
+                self._normalised(self._written(inside[1:-1])),
+                span.last[None],
+            ]
         return np.concatenate(places).astype("f4"), np.concatenate(values).astype("f4")
 
-    def _at(
+    def _written(
         self, places: npt.NDArray[np.float64], *, before: bool = False
     ) -> npt.NDArray[np.float64]:
-        """Weights (P, S) at fractions of the song; at a border those of the segment that begins
-        there, or that of the one `before`.
+        """Weights (P, S) as they are written, at fractions of the song; at a border those of the
+        segment that begins there, or of the one `before`.
         """
         values = np.zeros((len(places), len(self.speakers)))
         for column, track in enumerate(self.tracks):
@@ -311,18 +321,18 @@ class SpeakerMix:
             lengths = np.maximum(ends - starts, 1e-12)
             share = np.clip((places - starts[k]) / lengths[k], 0.0, 1.0)
             values[:, column] = firsts[k] + share * (lasts - firsts)[k]
-        return self._normalised(values)
+        return values
 
     def _normalised(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Divide rows (P, S) by their sum; rows of zeros become equal weights of all speakers."""
-        known = np.array([name is not None for name in self.speakers])
+        known = np.array([name is not None for name in self.speakers], dtype=values.dtype)
         if self.only is not None:
             values = np.zeros_like(values)
             values[:, self.only] = 1
             return values
         sums = values.sum(axis=1, keepdims=True)
-        values = np.where(sums == 0, known.astype(values.dtype) / known.sum(), values)
-        return values / np.where(sums == 0, 1, sums)
+        shares = np.divide(values, sums, out=np.zeros_like(values), where=sums > 0)
+        return np.asarray(np.where(sums > 0, shares, known / known.sum()))
 
 
 def total_frames(

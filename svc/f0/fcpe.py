@@ -44,13 +44,20 @@ def decode_salience(salience: Tensor, cent_table: Tensor, threshold: float) -> T
     Returns:
         (...) Hz, 0 = unvoiced.
     """
+    cents, peak = mean_cents(salience, cent_table)
+    # A frame without any salience divides 0 by 0 there and is unvoiced here.
+    return torch.where(peak > threshold, 10 * torch.exp2(cents / 1200), 0.0)
+
+
+def mean_cents(salience: Tensor, cent_table: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weighted mean around each frame's maximum, (...) cents above 10 Hz, NaN without any
+    salience, and (...) the maximum. Arguments as `decode_salience`.
+    """
     peak, centre = salience.max(dim=-1, keepdim=True)
     reach = torch.arange(-_REACH, _REACH + 1, device=salience.device)
     index = (centre + reach).clamp(0, len(cent_table) - 1)
     weights = salience.gather(-1, index)
-    cents = (weights * cent_table[index]).sum(-1) / weights.sum(-1)
-    # A frame without any salience divides 0 by 0 above and is unvoiced here.
-    return torch.where(peak[..., 0] > threshold, 10 * torch.exp2(cents / 1200), 0.0)
+    return (weights * cent_table[index]).sum(-1) / weights.sum(-1), peak[..., 0]
 
 
 class FcpePredictor:
@@ -83,6 +90,16 @@ class FcpePredictor:
         low, high = (1200 * math.log2(hz / 10) for hz in (settings.f0_min, settings.f0_max))
         table = self._net.cent_table
         self._in_range = ((table >= low) & (table <= high)) | settings.compat
+
+    @property
+    def net(self) -> FcpeNet:
+        """The net, on the device it computes on."""
+        return self._net
+
+    @property
+    def mel(self) -> LogMel:
+        """What the net hears."""
+        return self._mel
 
     def __call__(self, wav: Wave) -> F0Track:
         """Return the track of a wave: (T,) samples -> T // hop_length frames, with confidence.

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from svc.atomic import write_text
-from svc.checkpoint import load_checkpoint
 from svc.errors import CheckpointError, ConfigError
 from svc.f0.voice_range import VoiceRange
 
@@ -104,6 +103,8 @@ def own_ranges(model_path: str | Path) -> dict[str, VoiceRange]:
     model = Path(model_path)
     if model.suffix == ".safetensors":
         return {}
+    from svc.checkpoint import load_checkpoint  # torch: exported voices do without
+
     # Mapped: of the tensors nothing is read.
     return ranges_in(load_checkpoint(model, mmap=True), model)
 

@@ -61,19 +61,32 @@ def decode_salience(salience: Tensor, threshold: float) -> tuple[Tensor, Tensor]
     Returns:
         (...) Hz, 0 = unvoiced; (...) the maximum.
     """
+    cents, peak = mean_cents(salience)
+    # A frame without any salience divides 0 by 0 there and is unvoiced here.
+    f0 = torch.where(peak > threshold, 10 * torch.exp2(cents / 1200), 0.0)
+    return f0, peak
+
+
+def mean_cents(salience: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weighted mean around each frame's maximum, (...) cents above 10 Hz, NaN without any
+    salience, and (...) the maximum.
+    """
     n_bins = salience.shape[-1]
     peak, centre = salience.max(dim=-1, keepdim=True)
     index = centre + torch.arange(-_REACH, _REACH + 1, device=salience.device)
     inside = (index >= 0) & (index < n_bins)
     weights = salience.gather(-1, index.clamp(0, n_bins - 1)) * inside
     cents = (weights * _bin_cents(index.to(salience.dtype))).sum(-1) / weights.sum(-1)
-    # A frame without any salience divides 0 by 0 above and is unvoiced here.
-    f0 = torch.where(peak[..., 0] > threshold, 10 * torch.exp2(cents / 1200), 0.0)
-    return f0, peak[..., 0]
+    return cents, peak[..., 0]
 
 
 def _bin_cents(index: Tensor) -> Tensor:
     return index * _CENTS_PER_BIN + _FIRST_CENTS
+
+
+def bin_hz(n_bins: int) -> Tensor:
+    """Return the pitch of every bin, (n_bins,) Hz."""
+    return 10 * torch.exp2(_bin_cents(torch.arange(n_bins)) / 1200)
 
 
 class RmvpePredictor:
@@ -114,6 +127,16 @@ class RmvpePredictor:
         self.high_register = high_register and not settings.compat and settings.f0_max > READS_TO_HZ
         self._net = net.to(self.device).convolve_in(precision_dtype(precision))
         self._mel = mel or rmvpe_mel()
+
+    @property
+    def net(self) -> RmvpeNet:
+        """The net, on the device it computes on."""
+        return self._net
+
+    @property
+    def mel(self) -> LogMel:
+        """What the net hears."""
+        return self._mel
 
     def __call__(self, wav: npt.NDArray[np.float32] | F0Wave) -> F0Track:
         """Return the track of a wave: (T,) samples -> T // hop_length frames, with confidence.
@@ -211,7 +234,7 @@ class RmvpePredictor:
         """
         lengths = [wave.shape[-1] // _HOP + 1 for wave in waves]
         readings = [Reading(torch.zeros(n), torch.zeros(n)) for n in lengths]
-        hz = 10 * torch.exp2(_bin_cents(torch.arange(self._net.config.n_bins)) / 1200)
+        hz = bin_hz(self._net.config.n_bins)
         in_range = (((hz >= low) & (hz <= high)) | self.settings.compat).to(self.device)
         pieces = [
             _Piece(which, *bounds)

@@ -159,7 +159,7 @@ class EchoVoice:
         self.windows: list[int] = []
         self.tracks: list[F0Track | None] = []
 
-    def check_options(self, options: object) -> None:
+    def check_options(self, options: object, singers: object) -> None:
         """Serves all."""
 
     def release(self) -> None:
@@ -248,7 +248,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, voice_folder: Path) ->
 def stub_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand in for Whisper where the units do not matter: loading it takes a while."""
     monkeypatch.setattr(
-        "svc.conversion.voice.build_speech_encoder", lambda name, **_: StubEncoder(name, 384)
+        "svc.conversion.listening.build_speech_encoder", lambda name, **_: StubEncoder(name, 384)
     )
 
 

@@ -16,6 +16,7 @@ from svc.audio.pitch import F0Track
 from svc.audio.resample import resample
 from svc.conversion import Converter, InferOptions, plan_jobs
 from svc.conversion.curves import attach_curves
+from svc.conversion.options import HearingChoice
 from svc.errors import ConfigError, CurveError, MissingFileError
 from svc.f0 import build_f0_predictor
 from svc.f0.curve import FrameGrid, read_curve, write_curve
@@ -193,7 +194,8 @@ def test_the_unedited_curve_is_the_predictors_on_the_whole_song(
     done = run("-n", "song", "--f0", "song.csv", "-wf", "wav")
     assert done.code == 0, done.err
     wav, sr = read_audio("raw/song.wav")
-    with Converter.from_files("logs/44k/G_100.pth", device="cpu", f0_predictor="dio") as converter:
+    choice = HearingChoice(device="cpu", f0_predictor="dio")
+    with Converter.from_files("logs/44k/G_100.pth", choice=choice) as converter:
         whole = converter.voice.f0_predictor(wav)  # type: ignore[misc]
         expected = converter.convert(wav, sr, 0, f0=whole)
     write_audio("expected.wav", expected, sr)
@@ -205,7 +207,7 @@ def test_edits_are_sung_and_the_predictor_is_not_even_built(
     run: Run, curve: Path, stub_encoder: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "svc.conversion.voice.build_f0_predictor",
+        "svc.conversion.listening.build_f0_predictor",
         lambda *_, **__: pytest.fail("a predictor was built"),
     )
     results = {}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import torch
 from svc.checkpoint import save_checkpoint
 from svc.config import SPEECH_ENCODER_DIMS, encoder_dim, save_config
 from svc.conversion import Converter, InferOptions
+from svc.conversion.options import HearingChoice
 from svc.conversion.voice import Voice
 from svc.errors import SvcError
 from svc.synthesizer import Synthesizer
 
 SR = 44100
+
+CPU = HearingChoice(device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -30,18 +34,18 @@ def test_a_voice_from_files_sounds_like_the_net_that_was_saved(
     save_checkpoint({"model": voice.synthesizer.state_dict(), "iteration": 7}, tmp_path / "G_7.pth")
     save_config(config, tmp_path / "config.json")
     monkeypatch.setitem(SPEECH_ENCODER_DIMS, "whisper-ppg-tiny", 8)
-    monkeypatch.setattr("svc.conversion.voice.build_speech_encoder", lambda *_, **__: voice.encoder)
+    monkeypatch.setattr("svc.conversion.listening.build_speech_encoder", lambda *_, **__: voice.encoder)
     monkeypatch.setattr(
-        "svc.conversion.voice.build_f0_predictor", lambda *_, **__: copy.copy(voice.f0_predictor)
+        "svc.conversion.listening.build_f0_predictor", lambda *_, **__: copy.copy(voice.f0_predictor)
     )
     wav = song([(0.5, 0.5)])
     expected = in_memory.convert(wav, SR, "bob", InferOptions())
-    with Converter.from_files(tmp_path / "G_7.pth", device="cpu") as converter:
+    with Converter.from_files(tmp_path / "G_7.pth", choice=CPU) as converter:
         assert converter.speakers == {"alice": 0, "bob": 1}
         result = converter.convert(wav, SR, "bob", InferOptions())
         assert not converter.voice.compat
     np.testing.assert_allclose(result, expected, atol=2e-5)
-    with Converter.from_files(tmp_path / "G_7.pth", device="cpu", compat=True) as converter:
+    with Converter.from_files(tmp_path / "G_7.pth", choice=replace(CPU, compat=True)) as converter:
         assert converter.voice.synthesizer.compat
 
 
@@ -61,7 +65,7 @@ def asked(
         found.append((name, settings["path"], settings["precision"]))
         return encoder
 
-    monkeypatch.setattr("svc.conversion.voice.build_speech_encoder", build)
+    monkeypatch.setattr("svc.conversion.listening.build_speech_encoder", build)
     return found
 
 
@@ -78,7 +82,7 @@ def test_the_encoder_of_the_config_may_have_a_file_of_its_own(
     for name in ("own.pt", "other.pt"):
         Path(name).touch()
     for given in (None, "other.pt", Path("other.pt"), "whisper-ppg-tiny=other.pt"):
-        Converter.from_files(model, device="cpu", encoder_path=given).close()
+        Converter.from_files(model, choice=replace(CPU, encoder_path=given)).close()
     name = "whisper-ppg-tiny"
     assert asked == [
         (name, {name: Path("own.pt")}, "fp32"),
@@ -95,9 +99,8 @@ def test_two_fused_encoders_and_their_files(make_converter: Any, asked: list[Any
     for name in ("w.pt", "d.pth", "e.pth"):
         Path(name).touch()
     for given in (None, "dphubert=e.pth"):
-        Converter.from_files(
-            model, device="cpu", encoder_path=given, encoder_precision="bf16"
-        ).close()
+        choice = replace(CPU, encoder_path=given, encoder_precision="bf16")
+        Converter.from_files(model, choice=choice).close()
     assert asked == [
         (fused, {"whisper-ppg-tiny": Path("w.pt"), "dphubert": Path("d.pth")}, "bf16"),
         (fused, {"whisper-ppg-tiny": Path("w.pt"), "dphubert": Path("e.pth")}, "bf16"),
@@ -129,7 +132,7 @@ def test_what_is_wrong_with_the_encoder_is_found_before_a_net_is_loaded(
     for changes, settings, message in cases:
         save_config(make_converter.config(**changes), "config.json")
         with pytest.raises(SvcError, match=message) as caught:
-            Converter.from_files(model, device="cpu", **settings)
+            Converter.from_files(model, choice=replace(CPU, **settings))
         assert "\n" not in str(caught.value)
     assert not asked
 

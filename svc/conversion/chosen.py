@@ -1,0 +1,105 @@
+"""Which voice is meant, and what its config says, before any model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from svc.conversion.key import unknown_range
+from svc.conversion.names import find_model
+from svc.conversion.options import DiffusionChoice, check_backend
+from svc.errors import ConfigError
+from svc.f0.curve import FrameGrid
+from svc.f0.range_files import find_ranges, parse_ranges
+from svc.f0.voice_range import VoiceRange
+
+
+@dataclass(frozen=True)
+class ChosenVoice:
+    """A voice on disk.
+
+    Attributes:
+        model: the checkpoint, or the folder of an exported voice; None = diffusion sings alone.
+        config: the config of `model`; None where it needs none.
+        speakers: name -> id.
+        grid: where the frames of a song's pitch curve lie.
+        home: the file or folder beside which clusters, index and ranges are looked for.
+        own_ranges: ranges that came with the config; None = they are with the model.
+    """
+
+    model: Path | None
+    config: Path | None
+    speakers: Mapping[str, int]
+    grid: FrameGrid
+    home: Path
+    own_ranges: Mapping[str, VoiceRange] | None = None
+
+    def require_ranges(self, speakers: Sequence[str]) -> None:
+        """Make sure that the ranges of voices are known. Raises ConfigError, SvcError."""
+        ranges = find_ranges(self.home) if self.own_ranges is None else self.own_ranges
+        for speaker in speakers:
+            if speaker not in ranges:
+                raise unknown_range(speaker, self.home.parent)
+
+
+def choose_voice(
+    model_path: str | Path | None,
+    config_path: str | Path | None,
+    *,
+    backend: str = "torch",
+    only_diffusion: DiffusionChoice | None = None,
+) -> ChosenVoice:
+    """Find a voice and read its config.
+
+    Args:
+        model_path: see `find_model`; the folder of an exported voice for the back end "onnx".
+        config_path: its config; None = the one beside it.
+        backend: "torch" or "onnx".
+        only_diffusion: the diffusion model that sings alone; the two paths must be None then.
+
+    Raises:
+        MissingFileError: a file is not there; says what to give.
+        ConfigError: a config is wrong, or flags contradict each other.
+    """
+    check_backend(backend)
+    if only_diffusion is not None:
+        return _diffusion(only_diffusion, backend)
+    if backend == "onnx":
+        return _exported(model_path, config_path)
+    from svc.config import load_config
+
+    model, path = find_model(model_path, config_path)
+    config = load_config(path)
+    grid = FrameGrid(config.data.sampling_rate, config.data.hop_length)
+    return ChosenVoice(model, path, config.spk, grid, model)
+
+
+def _diffusion(choice: DiffusionChoice, backend: str) -> ChosenVoice:
+    from svc.config import load_diffusion_config
+
+    if backend != "torch":
+        raise ConfigError("-od/--only_diffusion and --backend onnx: use --backend torch")
+    config = load_diffusion_config(choice.config_path)
+    grid = FrameGrid(config.data.sampling_rate, config.data.block_size)
+    return ChosenVoice(None, None, config.spk, grid, choice.model)
+
+
+def _exported(model_path: str | Path | None, config_path: str | Path | None) -> ChosenVoice:
+    from svc.config.bundle import read_bundle
+
+    if model_path is None:
+        raise ConfigError(
+            "--backend onnx needs the folder of an exported voice: make it with  svc onnx-export "
+            "--profile full  and name it with -m"
+        )
+    if config_path is not None:
+        raise ConfigError("-c/--config_path: an exported voice carries its config; leave it out")
+    folder = Path(model_path)
+    bundle = read_bundle(folder)
+    grid = FrameGrid(bundle.sampling_rate, bundle.hop_length)
+    try:
+        ranges = parse_ranges(bundle.voice_ranges)
+    except ValueError as error:
+        raise ConfigError(f"{folder}: damaged range of a voice: {error}") from error
+    return ChosenVoice(folder, None, bundle.speakers, grid, folder, ranges)
