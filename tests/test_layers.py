@@ -17,7 +17,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 BASE = {"errors", "atomic", "progress", "threads"}
 SUPPORT = {
-    "config", "checkpoint", "torch_file", "lazy_tensors", "safe_pickle", "pretrained", "devices",
+    "config", "checkpoint", "torch_file", "lazy_tensors", "pickled_arrays", "safe_pickle",
+    "pretrained", "devices", "onnx_runtime",
 }  # fmt: skip
 NETS = {"speech", "f0", "vocoder", "diffusion", "retrieval"}
 BELOW_NETS = BASE | SUPPORT | {"audio"}
@@ -33,10 +34,12 @@ ALLOWED: dict[str, set[str]] = {
     "audio": {"errors", "atomic"},
     "safe_pickle": set(),
     "lazy_tensors": {"safe_pickle"},
-    "torch_file": {"safe_pickle", "lazy_tensors"},
+    "pickled_arrays": {"safe_pickle"},
+    "torch_file": {"safe_pickle", "lazy_tensors", "pickled_arrays"},
     "config": {"errors", "atomic"},
     "checkpoint": {"errors", "atomic", "safe_pickle", "torch_file"},
     "devices": {"errors"},
+    "onnx_runtime": {"errors", "threads"},
     "pretrained": {"errors", "config"},
     **dict.fromkeys(NETS, BELOW_NETS),
     "demo": {"audio"} | BASE,

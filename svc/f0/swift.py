@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from svc.audio.pitch import F0Track
-from svc.errors import CheckpointError, ConfigError, MissingDependencyError, import_extra
+from svc.errors import CheckpointError, ConfigError, MissingDependencyError
 from svc.f0.settings import F0Settings
 from svc.f0.wave import F0Wave
-from svc.threads import cpu_threads
+from svc.onnx_runtime import open_session
 
 logger = logging.getLogger(__name__)
 
@@ -196,20 +196,8 @@ def build_swift(settings: F0Settings) -> SwiftPredictor:
 
 def _open(graph: Path) -> tuple[Any, int]:
     """Load the graph; return the session and its samples per frame."""
-    runtime = import_extra("onnxruntime", _EXTRA)
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4  # what fails is raised
-    options.intra_op_num_threads = cpu_threads()
-    # A waiting thread that spins keeps the core from the one it waits for.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = runtime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no base class but this
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"{graph} is not a graph that onnxruntime {runtime.__version__} can run: {reason[:200]};"
-            " run  pip install --force-reinstall swift-f0"
-        ) from error
+    again = "run  pip install --force-reinstall swift-f0"
+    session = open_session(graph, "swift", again=again, extra=_EXTRA, installed=True)
     ports = {port.name for port in (*session.get_inputs(), *session.get_outputs())}
     facts = session.get_modelmeta().custom_metadata_map
     hop = facts.get("hop_size", "")

@@ -1,27 +1,21 @@
-"""Encoders that are ONNX graphs, run by onnxruntime (spec_encoders 10.2).
-
-A graph is data: onnxruntime runs the operators it was built with and no others, and this module
-never registers a library of further ones. A graph may name other files to read its weights from;
-such a graph is refused, because older versions of onnxruntime follow any path.
-"""
+"""Encoders that are ONNX graphs, run by onnxruntime (spec_encoders 10.2)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from svc.devices import precision_dtype
-from svc.errors import CheckpointError, ConfigError, DeviceError, MissingFileError, import_extra
+from svc.errors import CheckpointError, ConfigError
+from svc.onnx_runtime import open_session, reason
 from svc.speech.chunks import HOP_LENGTH, SAMPLING_RATE, encode_in_windows, prepare_wave
 
 WINDOW_FRAMES = 1499  # 30 s; up to here a wave is encoded in one piece, as the original does
 USUAL_SECONDS = 30.0
 
-_EXTRA = "onnx"
 # Samples that the first frame hears, by the frames a graph makes of one second: 400 without padding
 # (formula A of spec_encoders 1), 320 where the graph pads by 40 on either side (formula B).
 _FIELDS = {49: 400, 50: 320}
@@ -66,9 +60,19 @@ class OnnxEncoder:
         self.device = torch.device(device)
         self.usual_seconds = USUAL_SECONDS
         self._path = path
-        self._session = _open(path, name, self.device)
+        self._session = open_session(path, name, str(self.device))
         self._input = self._check_ports()
         self._field = self._probe()
+
+    @property
+    def path(self) -> Path:
+        """The graph."""
+        return self._path
+
+    @property
+    def field(self) -> int:
+        """Samples that the first frame hears, and the shortest wave that gives one."""
+        return self._field
 
     def encode(self, wav16k: Tensor) -> Tensor:
         """Encode a wave of any length.
@@ -156,91 +160,9 @@ class OnnxEncoder:
         except Exception as error:  # onnxruntime's errors have no base class but this
             raise CheckpointError(
                 f"{self._path} cannot encode {wavs.shape[1]} samples, perhaps because it was"
-                f" exported for another length: {_reason(error)}. {self._advice()}"
+                f" exported for another length: {reason(error)}. {self._advice()}"
             ) from error
         return torch.from_numpy(found).float()
 
     def _advice(self) -> str:
         return f"Give it the graph of {self.name} as published"
-
-
-def _open(path: Path, name: str, device: torch.device) -> Any:
-    """Load the graph where it is to be computed."""
-    runtime = import_extra("onnxruntime", _EXTRA)
-    provider: Any = "CPUExecutionProvider"
-    if device.type == "cuda":
-        provider = ("CUDAExecutionProvider", {"device_id": device.index or 0})
-        if provider[0] not in runtime.get_available_providers():
-            raise DeviceError(
-                f"{name} cannot use {device}: the installed onnxruntime is a build without CUDA;"
-                " install onnxruntime-gpu in its place, or use --device cpu"
-            )
-    elif device.type != "cpu":
-        raise DeviceError(
-            f"{name} cannot use {device}: onnxruntime computes on cpu and cuda here; use"
-            " --device cpu"
-        )
-    if not path.is_file():
-        raise MissingFileError(f"{path} is not a file: {name} needs an ONNX graph")
-    _refuse_other_files(path, name)
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4  # what fails is raised
-    options.intra_op_num_threads = torch.get_num_threads()
-    # A waiting thread that spins keeps the core from the one it waits for (see svc.cli.main).
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = runtime.InferenceSession(str(path), options, providers=[provider])
-    except Exception as error:  # onnxruntime's errors have no base class but this
-        raise CheckpointError(
-            f"{path} is not a graph that onnxruntime {runtime.__version__} can run:"
-            f" {_reason(error)}; copy or download it again"
-        ) from error
-    # onnxruntime goes on with the CPU where CUDA does not start.
-    if device.type == "cuda" and session.get_providers()[0] != provider[0]:
-        raise DeviceError(
-            f"{name} cannot use {device}: onnxruntime did not start CUDA; its CUDA and cuDNN"
-            " libraries are missing or of other versions; use --device cpu"
-        )
-    return session
-
-
-def _reason(error: Exception) -> str:
-    """First sentence of onnxruntime's message, without its code."""
-    line = (str(error).splitlines() or [type(error).__name__])[0]
-    return line.rpartition(" : ")[2].partition(" Status Message")[0].strip(" .")[:300]
-
-
-def _refuse_other_files(path: Path, name: str) -> None:
-    """Raise CheckpointError for a graph whose weights lie in other files."""
-    onnx = import_extra("onnx", _EXTRA)
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's errors depend on its implementation
-        raise CheckpointError(
-            f"{path} is not an ONNX graph ({path.stat().st_size:,} bytes; truncated, damaged or"
-            " another format); copy or download it again"
-        ) from error
-    nodes = (node for function in model.functions for node in function.node)
-    for tensor in (*_graph_tensors(model.graph), *_node_tensors(nodes)):
-        if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise CheckpointError(
-                f"{path} keeps its weights in other files (external data), which is refused: take"
-                f" the graph of {name} in one file, or save it as one with onnx.save"
-            )
-
-
-def _graph_tensors(graph: Any) -> Iterator[Any]:
-    """Yield every tensor that a graph holds, those of graphs within it included."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    yield from _node_tensors(graph.node)
-
-
-def _node_tensors(nodes: Any) -> Iterator[Any]:
-    for attribute in (attribute for node in nodes for attribute in node.attribute):
-        yield from (attribute.t, *attribute.tensors)
-        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-            yield from (sparse.values, sparse.indices)
-        for graph in (attribute.g, *attribute.graphs):
-            yield from _graph_tensors(graph)

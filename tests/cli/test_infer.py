@@ -30,8 +30,8 @@ ORIGINAL_FLAGS: dict[str, tuple[str, Any]] = {
     "-usm": ("--use_spk_mix", False),
     "-lea": ("--loudness_envelope_adjustment", 1),
     "-fr": ("--feature_retrieval", False),
-    "-dm": ("--diffusion_model_path", "logs/44k/diffusion/model_0.pt"),
-    "-dc": ("--diffusion_config_path", "logs/44k/diffusion/config.yaml"),
+    "-dm": ("--diffusion_model_path", None),  # the newest in logs/44k/diffusion
+    "-dc": ("--diffusion_config_path", None),
     "-ks": ("--k_step", 100),
     "-se": ("--second_encoding", False),
     "-od": ("--only_diffusion", False),
@@ -109,19 +109,9 @@ def test_defaults_are_those_of_the_library(parser: argparse.ArgumentParser) -> N
 @pytest.mark.parametrize(
     "flags",
     [
-        ["-shd"],
-        ["-od"],
-        ["-se"],
         ["-eh"],
-        ["-usm"],
-        ["-fr"],
-        ["-cm", "kmeans.pt"],
-        ["-cr", "0.5"],
-        ["-dm", "model.pt"],
-        ["-dc", "config.yaml"],
-        ["-ks", "50"],
         ["-eak", "2"],
-        ["--shallow-diffusion", "-ks", "20"],
+        ["--shallow-diffusion", "-eh"],
     ],
 )
 def test_later_features_answer_in_one_line(
@@ -145,3 +135,62 @@ def test_a_song_is_required(capsys: pytest.CaptureFixture[str]) -> None:
         main(["infer"])
     assert caught.value.code == 2
     assert "--clean_names" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["-od", "-shd"], "-od/--only_diffusion and -shd/--shallow_diffusion"),
+        (["-od", "-m", "G.pth"], "-od/--only_diffusion needs no voice"),
+        (["-se"], "-se/--second_encoding needs -shd"),
+        (
+            ["-shd"],
+            "there is no diffusion model model_*.pt in logs/44k/diffusion; name one with -dm",
+        ),
+        (["-shd", "-dm", "gone.pt"], "gone.pt is not there; check -dm"),
+        (["-cr", "1.5"], "-cr/--cluster_infer_ratio is 1.5: give a number from 0 to 1"),
+        (["--protect", "-1", "-cr", "1"], "--protect is -1: give a number from 0 to 1"),
+        (["-shd", "-ks", "0"], "-ks/--k_step is 0: give a whole number from 1 up"),
+        (["--backend", "tensorrt"], '--backend "tensorrt" is unknown: choose torch, onnx'),
+        (["--backend", "onnx"], "svc onnx-export --profile full  and name it with -m"),
+    ],
+)
+def test_flags_that_cannot_work_are_refused_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)  # neither model nor song: the answer comes before any work
+    code = main(["infer", "-n", "song.wav", *flags])
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.startswith("svc: error: ")
+    assert " ".join(message.split()) in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "note"),
+    [
+        (["-ks", "50"], "-ks has no effect without -shd"),
+        (["-dm", "x.pt"], "-dm, -dc, "),
+        (["-fr"], "-cm, -fr, "),
+        (["-cm", "kmeans.pt"], "-cm, -fr, "),
+        (["-s", "alice", "--spk_mix", "alice=1"], "-s has no effect"),
+    ],
+)
+def test_flags_without_effect_are_told(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+    note: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["infer", "-n", "song.wav", *flags]) == 2  # there is no model
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"svc: note: {note}")
+    assert second.startswith("svc: error: ")
