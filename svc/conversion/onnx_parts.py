@@ -210,7 +210,8 @@ class GraphRefiner:
         def denoise(x: FloatArray, time: float) -> FloatArray:
             at = np.array([time], dtype=np.float32)
             noise = np.asarray(x, dtype=np.float32)
-            return self.denoiser.run(noise=noise, time=at, condition=told)[0]
+            (found,) = self.denoiser.run(noise=noise, time=at, condition=told)
+            return found
 
         last = options.k_step - 1
         x = schedule["sqrt_alphas_cumprod"][last] * clean

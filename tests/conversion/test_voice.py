@@ -34,9 +34,12 @@ def test_a_voice_from_files_sounds_like_the_net_that_was_saved(
     save_checkpoint({"model": voice.synthesizer.state_dict(), "iteration": 7}, tmp_path / "G_7.pth")
     save_config(config, tmp_path / "config.json")
     monkeypatch.setitem(SPEECH_ENCODER_DIMS, "whisper-ppg-tiny", 8)
-    monkeypatch.setattr("svc.conversion.listening.build_speech_encoder", lambda *_, **__: voice.encoder)
     monkeypatch.setattr(
-        "svc.conversion.listening.build_f0_predictor", lambda *_, **__: copy.copy(voice.f0_predictor)
+        "svc.conversion.listening.build_speech_encoder", lambda *_, **__: voice.encoder
+    )
+    monkeypatch.setattr(
+        "svc.conversion.listening.build_f0_predictor",
+        lambda *_, **__: copy.copy(voice.f0_predictor),
     )
     wav = song([(0.5, 0.5)])
     expected = in_memory.convert(wav, SR, "bob", InferOptions())
