@@ -314,10 +314,11 @@ class _Machine:
         return target.build(*arguments)
 
     def _count(self, arguments: tuple[Any, ...]) -> None:
-        # Every item was once written out, so builders are never given more than the bytes read so far; a pickle that
-        # hands the same long list to many calls would otherwise grow without limit.
+        # Every item was once written out, and what is a text first and bytes then is given twice, so builders never
+        # get more than twice the bytes read so far; a pickle that hands the same long list to many calls would
+        # otherwise grow without limit.
         self._copied += sum(len(item) for item in arguments if isinstance(item, Sized))
-        if self._copied > self._position:
+        if self._copied > 2 * self._position:
             raise ValueError("it copies one piece of data again and again")
 
     def _reduce(self, _: Any) -> None:

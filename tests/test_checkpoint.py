@@ -140,9 +140,7 @@ def test_a_numpy_scalar_is_never_made(tmp_path: Path) -> None:
     raw = b"c_codecs\nencode\n" + text + b"U\x06latin1\x86R"
     scalar = b"cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nU\x02O8\x89\x88\x87R" + raw + b"\x86R"
     file = stream_file(tmp_path / "scalar.pt", b"}U\x01k" + scalar + b"s")
-    with pytest.raises(
-        CheckpointError, match=r"call numpy\.core\.multiarray\.scalar, numpy\.dtype"
-    ):
+    with pytest.raises(CheckpointError, match=r'cannot be read: it holds an array of dtype "O8"'):
         checkpoint.load_checkpoint(file)
     assert type(checkpoint.load_restricted(file)["k"]) is Inert
     assert not (tmp_path / "marker").exists()

@@ -21,6 +21,7 @@ from svc.safe_pickle import (
     Builder,
     Inert,
     RefusedError,
+    Stateful,
     UnsupportedError,
     printable,
     read_pickle,
@@ -233,7 +234,50 @@ def test_a_small_file_cannot_fill_the_memory() -> None:
 
 def test_a_pickle_has_a_longest_length() -> None:
     with pytest.raises(ValueError, match="more than 32 MB"):
-        read(b"C\x01x" + b"B" + struct.pack("<I", MAX_BYTES) + bytes(MAX_BYTES) + b"00N.")
+        read(b"N0" * (MAX_BYTES // 2) + b"N0N.")
+
+
+def test_the_data_of_arrays_does_not_count_as_length() -> None:
+    """Neither as bytes nor as text; instructions around it do."""
+    data = b"B" + struct.pack("<I", MAX_BYTES) + bytes(MAX_BYTES) + b"0"
+    assert read(data + text("é" * (MAX_BYTES // 2)) + b"0N.") is None
+    rest = (b"C\xff" + bytes(255) + b"0") * (MAX_BYTES // 258 + 1)
+    with pytest.raises(ValueError, match="more than 32 MB"):
+        read(data + rest + b"N.")
+
+
+class Kept(Stateful):
+    """What a builder makes: it keeps the state it is given."""
+
+    state: Any = None
+
+    def set_state(self, state: Any) -> None:
+        if state == "odd":
+            raise UnsupportedError("an odd state")
+        self.state = state
+
+
+def test_only_what_a_builder_made_for_it_gets_a_state() -> None:
+    names: dict[str, object] = {"a.b": Builder(Kept), "a.c": Builder(list)}
+    made = name("a", "b") + b")R"
+    assert read(made + b"(K\x01K\x02tb.", names).state == (1, 2)
+    assert read(made + b"K\x01bK\x02b.", names).state == 2
+    with pytest.raises(UnsupportedError, match="an odd state"):
+        read(made + text("odd") + b"b.", names)
+    for other in (name("a", "c") + b")R", name("a", "b"), b"K\x01", b"}"):
+        with pytest.raises(ValueError, match="it sets the state of a"):
+            read(other + b"K\x01b.", names)
+
+
+def test_one_piece_of_data_is_no_state_of_thousands() -> None:
+    names: dict[str, object] = {"a.b": Builder(Kept)}
+    data = b"B" + struct.pack("<I", 100_000) + bytes(100_000) + b"q\x000"
+    fill = name("a", "b") + b")Rh\x00b0"
+    assert read(data + fill + b"N.", names) is None
+    with pytest.raises(ValueError, match="again and again"):
+        read(data + 5 * fill + b"N.", names)
+    with pytest.raises(ValueError, match="again and again"):
+        read(data + 5 * fill.replace(b"h\x00", b"h\x00K\x01\x86") + b"N.", names)
 
 
 def test_deep_nesting_is_no_crash() -> None:

@@ -9,9 +9,6 @@ from svc.errors import SvcError
 LATER = {
     "train-diff": "train a diffusion model",
     "train-cluster": "train k-means centres of a voice",
-    "train-index": "build a retrieval index of a voice",
-    "compress": "strip a checkpoint to what inference needs",
-    "onnx-export": "export a voice to ONNX",
 }
 
 

@@ -1,4 +1,4 @@
-"""Typed config files: `config.json` (synthesizer) and `diffusion.yaml`. Imports no torch."""
+"""Typed config files: `config.json` (synthesizer; vocoder) and `diffusion.yaml`. No torch."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ from svc.config.synthesizer import (
     save_config,
 )
 from svc.config.templates import find_template
+from svc.config.vocoder import VOCODER_TYPES, VocoderConfig, check_vocoder, load_vocoder_config
 
 __all__ = [
     "ENSEMBLE_MEMBERS",
@@ -43,14 +44,17 @@ __all__ = [
     "SINGLE_PREDICTORS",
     "SPEECH_ENCODER_DIMS",
     "VOCODER_NAMES",
+    "VOCODER_TYPES",
     "WIDE_FILTER_ENCODERS",
     "DataConfig",
     "DiffusionConfig",
     "ModelConfig",
     "SvcConfig",
     "TrainConfig",
+    "VocoderConfig",
     "check_encoder_width",
     "check_f0_predictor",
+    "check_vocoder",
     "encoder_dim",
     "encoder_paths",
     "encoders_of_width",
@@ -58,6 +62,7 @@ __all__ = [
     "find_template",
     "load_config",
     "load_diffusion_config",
+    "load_vocoder_config",
     "new_config",
     "new_diffusion_config",
     "parse_config",

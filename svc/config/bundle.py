@@ -142,7 +142,7 @@ class VocoderFacts:
     win_length: int  # samples
     fmin: float  # Hz
     fmax: float | None  # Hz; None: half the sampling rate
-    n_harmonics: int = 9  # H
+    n_harmonics: int = 9  # H; 0: a mini-NSF vocoder, whose graph takes mel and f0 only
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "sampling_rate", "hop_length", "n_mels", "n_fft", "win_length")

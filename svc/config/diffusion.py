@@ -53,6 +53,30 @@ class DiffusionModel:
     k_step_max: int | None = 0
     n_spk: int | None = 1
 
+    def __post_init__(self) -> None:
+        sizes = {key: getattr(self, key) for key in ("n_layers", "n_chans", "n_hidden")}
+        for key, value in {**sizes, "timesteps": self.n_steps}.items():
+            if value < 1:
+                raise ConfigError(f'"model.{key}" is {value}; it must be 1 or more')
+        if self.n_chans < 4 or self.n_chans % 2:
+            raise ConfigError(f'"model.n_chans" is {self.n_chans}; use an even number from 4 up')
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of the whole noise schedule."""
+        return 1000 if self.timesteps is None else self.timesteps
+
+    @property
+    def trained_steps(self) -> int:
+        """How many of them, from the least noisy on, the net is trained on (spec_diffusion 4)."""
+        most = self.k_step_max or 0
+        return most if 0 < most < self.n_steps else self.n_steps
+
+    @property
+    def n_speakers(self) -> int:
+        """Speakers the net tells apart; 1 = it has no table of them."""
+        return max(1, self.n_spk or 1)
+
 
 @dataclass(frozen=True)
 class DiffusionVocoder:
@@ -67,7 +91,7 @@ class DiffusionInfer:
     """Section `infer`."""
 
     speedup: int = 10
-    method: str = "dpm-solver++"
+    method: str | None = "dpm-solver++"  # null = ddpm
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class PretrainedFile:
     """One weight file that users put under ``pretrain/``."""
 
     name: str  # file name, relative to the pretrain folder
-    ids: tuple[str, ...]  # what asks for it: ids of speech encoders, F0 predictors, ...
+    ids: tuple[str, ...]  # what asks for it: ids of speech encoders, F0 predictors, vocoders
     what: str  # what is inside, for messages
     published: tuple[Published, ...]  # the usual form first; empty: no figures are known
     source: str  # who published it
@@ -270,6 +270,20 @@ _FILES = (
         source="the FCPE author's weights for so-vits-svc 4.1",
         licence="MIT",
         instead="the weights inside the torchfcpe package are used when this file is absent",
+    ),
+    PretrainedFile(
+        name="nsf_hifigan/model",
+        ids=("nsf-hifigan",),
+        what="NSF-HiFiGAN community vocoder",
+        published=(
+            Published(56825430, "2c576b63b7ed952161b70fad34e0562ace502ce689195520d8a2a6c051de29d6"),
+        ),
+        source=(
+            "OpenVPI's vocoders release nsf-hifigan-v1, archive nsf_hifigan_20221211.zip; its"
+            " config.json goes beside it"
+        ),
+        licence="CC BY-NC-SA 4.0",
+        instead="conversion without diffusion and enhancer needs no mel vocoder",
     ),
 )
 

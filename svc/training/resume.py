@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ from svc.training.rundir import (
     set_aside,
 )
 from svc.training.step import Adversaries
+
+logger = logging.getLogger(__name__)
 
 _HINT = "Take a file of the same kind, correct the config, or add --force to keep only what fits"
 
@@ -118,6 +121,12 @@ def restore(
             raise CheckpointError(
                 f"{path} does not fit {nets.config.path}: {'; '.join(causes)}. {_HINT}"
             ) from error
+        if start.kind == "base" and any(name.startswith("enc_q.") for name in filled.fresh):
+            logger.warning(
+                "%s has no posterior encoder (enc_q) that fits, like a compressed file: a new one "
+                "begins from random values; a full checkpoint is the better base model",
+                path,
+            )
         moments = state.fill_optimizer(optimizer, module, content, filled.fresh, learning_rate=lr)
         notes.append(f"{path}: {filled}; {moments}")
     content = files[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from svc.audio.io import read_audio
+from svc.audio.io import read_audio, write_audio
 from svc.audio.slicer import Segment
 from svc.conversion import Converter, InferOptions
 from svc.conversion.compat import plan_calls
@@ -20,6 +21,7 @@ from svc.errors import ConfigError
 
 Make = Callable[..., Converter]
 Song = Callable[..., np.ndarray]
+Run = Callable[..., Any]
 HOP = 512
 TABLE = {"alice": 0, "bob": 1}
 # The map of the stored run is not stored; this one gives all four of its sums to the last digits.
@@ -268,6 +270,45 @@ def test_a_constant_mix(make_converter: Make, song: Song) -> None:
     wav = song([(0.3, 0.5)])
     first = converter.convert(wav, 44100, mix)
     assert np.array_equal(converter.convert(wav, 44100, mix), first)
+
+
+def test_a_mix_from_the_command_line(
+    run: Run, work: Path, make_config: Any, save_voice: Any, shared: Path
+) -> None:
+    """Two seconds of real singing, by the bundled encoder and a voice with two speakers."""
+    wav, sr = read_audio(shared / "audio/singing/gts_en_tenor_1/EN_Tenor_1_Breathy_Control.flac")
+    write_audio("raw/song.wav", wav[2 * sr : 4 * sr], sr)
+    config = make_config(n_speakers=2)
+    save_voice(Path("voice"), dataclasses.replace(config, spk=TABLE))
+    Path("duet.csv").write_text(
+        "speaker,start_s,end_s,from,to\nalice,0,0.8,1,1\nalice,0.8,1.2,1,0\nalice,1.2,end,0,0\n"
+        "bob,0,0.8,0,0\nbob,0.8,1.2,0,1\nbob,1.2,end,1,1\n"
+    )
+    Path("short.csv").write_text("speaker,start_s,end_s,from,to\nalice,0,1.5,1,1\nbob,0,2,1,1\n")
+    found = {}
+    for name, flags in {
+        "alice": ["-s", "alice"],
+        "bob": ["-s", "bob"],
+        "duet": ["-usm", "--spk_mix", "duet.csv"],
+        "half": ["-usm", "--spk_mix", "alice=1,bob=1"],
+        "all bob": ["-usm", "--spk_mix", "bob=1"],
+    }.items():
+        done = run("-m", "voice/G_100.pth", "-n", "song", "--output", f"{name}.wav", *flags)
+        assert done.code == 0, done.err
+        found[name] = read_audio(f"{name}.wav")[0]
+    assert np.array_equal(found["all bob"], found["bob"])
+    head, tail = slice(0, 44100 // 2), slice(-44100 // 2, None)
+    for part, who, other in ((head, "alice", "bob"), (tail, "bob", "alice")):
+        near, far = (rms(found["duet"][part] - found[name][part]) for name in (who, other))
+        assert near < 0.02 * far
+        assert rms(found["half"][part] - found[who][part]) > 10 * near
+    done = run("-m", "voice/G_100.pth", "-n", "song", "-usm", "--spk_mix", "short.csv")
+    assert done.code == 2
+    assert "ends at 1.5 s, 0.50 s before the song (2.00 s)" in done.err
+
+
+def rms(wav: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(wav, dtype=np.float64))))
 
 
 def test_auto_f0_of_a_single_frame_of_a_mix(make_converter: Make) -> None:

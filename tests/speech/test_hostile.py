@@ -131,7 +131,7 @@ ATTACKS: dict[str, tuple[bytes, str]] = {
     "torch.hub": (call("torch.hub.load", text("a/b"), text("c")), "torch.hub.load"),
     "class of a tensor": (call("torch._tensor._rebuild_from_type_v2", name("os.mkdir"), b"NN}"), "os.mkdir"),
     "numpy file": (call("numpy.load", text("x.npy")), "numpy.load"),
-    "numpy array": (call("numpy.core.multiarray._reconstruct", b"K\x00"), "numpy.core.multiarray._reconstruct"),
+    "numpy array": (call("numpy.core.multiarray.fromfile", text("x.bin")), "numpy.core.multiarray.fromfile"),
     "pickle in a pickle": (call("pickle.loads", b"C\x02N."), "pickle.loads"),
     "module of the file's own": (call("trap_module.run", b"K\x01"), "trap_module.run"),
     "whole model": (name("torch.nn.modules.linear.Linear") + b")\x81", "torch.nn.modules.linear.Linear"),

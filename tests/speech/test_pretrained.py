@@ -34,7 +34,7 @@ def test_every_encoder_has_one_file_in_the_table() -> None:
             file_of(name).name
         ]
     named = {name for file in PRETRAINED.values() for name in file.ids}
-    assert named == {*SPEECH_ENCODER_DIMS, "fcpe", "rmvpe"}
+    assert named == {*SPEECH_ENCODER_DIMS, "fcpe", "rmvpe", "nsf-hifigan"}
     with pytest.raises(KeyError):
         file_of("vec1024l24")
 

@@ -1,0 +1,68 @@
+"""Spectrograms inside graphs: the transform as one convolution, because runtimes differ in what they
+offer beyond it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from svc.audio.mel import LogMel
+
+
+class GraphMel(nn.Module):
+    """Log-mel spectrogram as `svc.audio.mel.LogMel` measures it, (1, T) -> (1, M, N).
+
+    A wave must be longer than the padding, `least_samples`: shorter ones are padded by reflection
+    there and by zeros in LogMel.
+
+    Args:
+        mel: what it has to compute.
+    """
+
+    kernels: Tensor
+
+    def __init__(self, mel: LogMel) -> None:
+        super().__init__()
+        config = mel.config
+        self.mel = mel
+        if config.padding == "center":
+            self.pad = (config.n_fft // 2, config.n_fft // 2)
+        else:
+            span = config.win_length if config.padding == "at_least_one" else config.n_fft
+            self.pad = ((span - config.hop_length) // 2, (span - config.hop_length + 1) // 2)
+        self.register_buffer("kernels", _fourier_kernels(config.n_fft, config.win_length))
+
+    @property
+    def least_samples(self) -> int:
+        """Samples of the shortest wave it takes."""
+        return max(*self.pad, self.mel.config.n_fft - sum(self.pad)) + 1
+
+    def forward(self, wav: Tensor) -> Tensor:
+        """Measure (1, T) samples."""
+        config = self.mel.config
+        padded = F.pad(wav[:, None], self.pad, mode="reflect")
+        real, imaginary = F.conv1d(padded, self.kernels, stride=config.hop_length).chunk(2, dim=1)
+        spec = real.square() + imaginary.square() + config.eps
+        if config.power == 1:
+            spec = spec.sqrt()
+        if config.last_frame == "drop":
+            spec = spec[..., :-1]
+        elif config.last_frame == "repeat":
+            spec = torch.cat((spec, spec[..., -1:]), dim=-1)
+        return self.mel.from_spec(spec)
+
+
+def _fourier_kernels(n_fft: int, win_length: int) -> Tensor:
+    """Windowed cosines, then sines, of the n_fft // 2 + 1 frequencies: (2 F, 1, n_fft)."""
+    time = torch.arange(n_fft, dtype=torch.float64)
+    turns = torch.arange(n_fft // 2 + 1, dtype=torch.float64)[:, None] * time / n_fft
+    window = torch.hann_window(win_length, periodic=True, dtype=torch.float64)
+    left = (n_fft - win_length) // 2
+    window = F.pad(window, (left, n_fft - win_length - left))
+    # The phase is taken modulo 1 before the sine: exact for whole numbers.
+    angle = 2 * math.pi * torch.remainder(turns, 1.0)
+    return (torch.cat((angle.cos(), angle.sin())) * window)[:, None].float()
