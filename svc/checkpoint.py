@@ -155,7 +155,10 @@ def _save(obj: Any, file: Path) -> None:
     _check_space(file, _tensor_bytes(obj))
     with atomic_path(file) as temporary:
         try:
-            torch.save(obj, temporary)
+            # Through a handle: by name, torch writes the name of the temporary file into it, so that no
+            # two saves are equal, and refuses one without a suffix.
+            with temporary.open("wb") as stream:
+                torch.save(obj, stream)
         except RuntimeError as error:
             # torch reports a failing write as a RuntimeError, without errno.
             raise OutputError(

@@ -213,7 +213,7 @@ def test_save_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     checkpoint.save_checkpoint({"model": {"w": torch.ones(3)}}, file)
 
     def dies(obj: Any, target: Any) -> None:
-        Path(target).write_bytes(b"half")
+        target.write(b"half")
         raise RuntimeError("[enforce fail at inline_container.cc] unexpected pos")
 
     monkeypatch.setattr(torch, "save", dies)

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from doc_section import write_section
 
-from svc.retrieval.index import NEIGHBOURS, FeatureIndex
+from svc.retrieval.index import NEIGHBOURS, FeatureIndex, blend
 from svc.retrieval.index_build import build_index, shuffled_places
 from svc.retrieval.index_files import StoredIndex, map_file, write_index
 
@@ -167,7 +167,7 @@ def measure(data: Rows, queries: Rows, nprobes: Sequence[int], runs: int) -> lis
     works += [ours(nprobe) for nprobe in nprobes]
     seconds = len(queries) / UNIT_RATE
     times = [1000 * value / seconds for value in fastest(works, runs)]
-    judged = {nprobe: judge(index, queries, nprobe) for nprobe in {1, *nprobes}}
+    judged = judge(index, queries, {1, *nprobes})
     lines = [row(data, "plain, nprobe 1", times[0], times[0], judged[1], memory["plain"])]
     for nprobe, taken in zip(nprobes, times[1:]):
         way = f"ours, nprobe {nprobe}"
@@ -175,18 +175,25 @@ def measure(data: Rows, queries: Rows, nprobes: Sequence[int], runs: int) -> lis
     return lines
 
 
-def judge(index: FeatureIndex, queries: Rows, nprobe: int) -> tuple[float, float]:
-    """The part of the true nearest neighbours that a search finds, and how long the steps of its blends from frame to
-    frame are, as a part of those of the exact search.
+def judge(
+    index: FeatureIndex, queries: Rows, nprobes: Iterable[int]
+) -> dict[int, tuple[float, float]]:
+    """By lists searched: the part of the true nearest neighbours that is found, and how long the steps of the blends
+    from frame to frame are, as a part of those of an exact search.
     """
-    found, steps = [], []
-    for lists in (nprobe, index._facts[0].n_lists):
-        index.nprobe = lists
-        found.append(index.search(queries, 0).ids)
-        matched = index.match_numpy(queries, "bench", 0)
-        steps.append(float(np.linalg.norm(np.diff(matched, axis=0), axis=1).mean()))
-    hits = [np.isin(exact, ours).mean() for ours, exact in zip(*found)]
-    return float(np.mean(hits)), steps[0] / steps[1]
+
+    def look(nprobe: int) -> tuple[npt.NDArray[np.int64], float]:
+        found = index.search(queries, 0, nprobe=nprobe)
+        steps = np.diff(blend(found, queries), axis=0)
+        return found.ids, float(np.linalg.norm(steps, axis=1).mean())
+
+    exact, exact_step = look(index._facts[0].n_lists)
+    judged = {}
+    for nprobe in nprobes:
+        ids, step = look(nprobe)
+        hits = [np.isin(true, ours).mean() for true, ours in zip(exact, ids)]
+        judged[nprobe] = float(np.mean(hits)), step / exact_step
+    return judged
 
 
 def row(

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svc.config import DiffusionConfig, SvcConfig, load_diffusion_config
+from svc.config import DiffusionConfig, SvcConfig, check_vocoder, load_diffusion_config
 from svc.conversion.chunks import FloatArray
 from svc.conversion.options import DiffusionChoice, InferOptions
 from svc.diffusion.loading import load_diffusion
 from svc.diffusion.unit2mel import Unit2Mel
 from svc.errors import ConfigError
-from svc.vocoder.nsf_hifigan import NsfHifigan, check_vocoder, load_vocoder
+from svc.vocoder.nsf_hifigan import NsfHifigan, load_vocoder
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,9 @@ def load_refiner(
     if config is not None:
         check_fit(settings, config, choice.config_path)
     vocoder_path = Path(settings.vocoder.ckpt) if choice.vocoder is None else choice.vocoder
-    vocoder = load_vocoder(vocoder_path, device=device)
-    check_vocoder(settings, vocoder)
+    vocoder = load_vocoder(vocoder_path, kind=settings.vocoder.type, device=device)
     diffusion, _ = load_diffusion(choice.model, choice.config_path, device=device)
+    check_vocoder(settings, vocoder.config, n_mels=diffusion.n_mels)
     return Refiner(
         diffusion,
         vocoder,

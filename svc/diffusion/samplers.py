@@ -75,14 +75,15 @@ def check_sampling(method: str | None, *, k_step: int, speedup: int) -> None:
     name = sampler_name(method, speedup)
     if k_step < 1:
         raise ConfigError(f"k_step is {k_step}; use 1 or more, 100 is usual")
-    if name in _SOLVERS and k_step // speedup < _LEAST_SOLVER_STEPS:
+    n_steps = k_step // speedup
+    if name in _SOLVERS and n_steps < _LEAST_SOLVER_STEPS:
         most = k_step // _LEAST_SOLVER_STEPS
         ways = [f"a k_step of {_LEAST_SOLVER_STEPS * speedup} or more", "infer.method ddim"]
         if most > 1:
             ways.insert(1, f"infer.speedup {most} or less")
         raise ConfigError(
-            f"k_step {k_step} with infer.speedup {speedup} makes {k_step // speedup} steps and "
-            f"{name} needs {_LEAST_SOLVER_STEPS}; use {', or '.join(ways)}"
+            f"k_step {k_step} with infer.speedup {speedup} makes {n_steps or 'no'} step and {name} "
+            f"needs {_LEAST_SOLVER_STEPS}; use {', or '.join(ways)}"
         )
 
 

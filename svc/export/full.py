@@ -1,7 +1,7 @@
 """Profile `full`: everything that a conversion runs, as graphs with a manifest, in one folder.
 
     encoder.onnx  synthesizer.onnx  f0_decoder.onnx  f0_rmvpe.onnx  f0_fcpe.onnx
-    diffusion_condition.onnx  diffusion_denoiser.onnx  vocoder.onnx  svc.json
+    diffusion_condition.onnx  diffusion_denoiser.onnx  mel.onnx  vocoder.onnx  svc.json
 
 What goes into which graph is in `svc.config.bundle`. Each graph is compared with the net it was
 made of on two lengths; a single one that differs leaves no folder behind (spec_onnx 4).
@@ -23,7 +23,6 @@ from svc.config.bundle import (
     ENCODER,
     F0_DECODER,
     SYNTHESIZER,
-    VOCODER,
     Bundle,
     EncoderFacts,
     F0Facts,
@@ -230,11 +229,9 @@ def _tasks(
     def vocoder() -> dict[str, GraphCheck]:
         assert nets.vocoder is not None  # noqa: S101 - for the type checker
         made.vocoder = vocoder_facts(nets.vocoder)
-        path = folder / VOCODER
-        check = export_vocoder(
-            nets.vocoder, made.vocoder, path, tolerance=tolerance, metadata=common
+        return export_vocoder(
+            nets.vocoder, made.vocoder, folder, tolerance=tolerance, metadata=common
         )
-        return {VOCODER: check}
 
     tasks: dict[str, Callable[[], dict[str, GraphCheck]]] = {
         SYNTHESIZER: synthesizer,
@@ -246,7 +243,7 @@ def _tasks(
     if nets.diffusion is not None:
         tasks["diffusion"] = diffusion
     if nets.vocoder is not None:
-        tasks[VOCODER] = vocoder
+        tasks["vocoder"] = vocoder
     return tasks
 
 

@@ -16,8 +16,8 @@ from svc.audio.mel import LogMel
 class GraphMel(nn.Module):
     """Log-mel spectrogram as `svc.audio.mel.LogMel` measures it, (1, T) -> (1, M, N).
 
-    A wave must be longer than the padding, `least_samples`: shorter ones are padded by reflection
-    there and by zeros in LogMel.
+    Only a wave that is no longer than the padding, some hundredths of a second, is padded otherwise:
+    LogMel takes zeros, here the last sample is repeated. It must make a frame, T >= hop_length.
 
     Args:
         mel: what it has to compute.
@@ -36,16 +36,13 @@ class GraphMel(nn.Module):
             self.pad = ((span - config.hop_length) // 2, (span - config.hop_length + 1) // 2)
         self.register_buffer("kernels", _fourier_kernels(config.n_fft, config.win_length))
 
-    @property
-    def least_samples(self) -> int:
-        """Samples of the shortest wave it takes."""
-        return max(*self.pad, self.mel.config.n_fft - sum(self.pad)) + 1
-
     def forward(self, wav: Tensor) -> Tensor:
         """Measure (1, T) samples."""
         config = self.mel.config
-        padded = F.pad(wav[:, None], self.pad, mode="reflect")
-        real, imaginary = F.conv1d(padded, self.kernels, stride=config.hop_length).chunk(2, dim=1)
+        padded = wav[:, self._reflected(wav.shape[1])]
+        real, imaginary = F.conv1d(padded[:, None], self.kernels, stride=config.hop_length).chunk(
+            2, dim=1
+        )
         spec = real.square() + imaginary.square() + config.eps
         if config.power == 1:
             spec = spec.sqrt()
@@ -54,6 +51,13 @@ class GraphMel(nn.Module):
         elif config.last_frame == "repeat":
             spec = torch.cat((spec, spec[..., -1:]), dim=-1)
         return self.mel.from_spec(spec)
+
+    def _reflected(self, n_samples: int) -> Tensor:
+        """Where each sample of the padded wave comes from: F.pad refuses waves that are too short."""
+        left, right = self.pad
+        last = n_samples - 1
+        index = torch.arange(-left, n_samples + right).abs()
+        return (last - (last - index).abs()).clamp(min=0)
 
 
 def _fourier_kernels(n_fft: int, win_length: int) -> Tensor:

@@ -1,4 +1,6 @@
-"""`vocoder.onnx`: a natural-log mel and its pitch -> a waveform, with all random numbers as inputs."""
+"""`vocoder.onnx`: a natural-log mel and its pitch -> a waveform, with all random numbers as inputs; and
+`mel.onnx`, which measures that mel, for clients that refine what a voice has sung.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from svc.config.bundle import VocoderFacts
-from svc.export.full_examples import example_noise, example_pitch
+from svc.config.bundle import MEL, VOCODER, VocoderFacts
+from svc.export.full_examples import example_noise, example_pitch, example_wave
+from svc.export.full_mel import GraphMel
 from svc.export.graph import GraphCheck, GraphInput, GraphOutput, check_graph, export_graph
 from svc.vocoder.nsf_hifigan import NsfHifigan
 from svc.vocoder.source import SourceNoise
 
 CHECKED_FRAMES = (43, 77)
 _RECORDED_FRAMES = 60
+_MEL_TOLERANCES = 10.0
 _LEVEL, _SPREAD = -5.0, 2.0  # of a natural-log mel of music
 
 _AXES: dict[str, dict[int, str]] = {
@@ -74,7 +78,7 @@ def vocoder_facts(vocoder: NsfHifigan) -> VocoderFacts:
         win_length=config.win_size,
         fmin=config.fmin,
         fmax=config.fmax,
-        n_harmonics=0 if config.mini_nsf else vocoder.generator.m_source.n_harmonics,
+        n_harmonics=0 if config.mini_nsf else int(vocoder.generator.m_source.n_harmonics),
     )
 
 
@@ -90,39 +94,70 @@ def example_inputs(facts: VocoderFacts, n_frames: int) -> dict[str, Tensor]:
     return inputs
 
 
+class _MeasuredMel(nn.Module):
+    """What `mel.onnx` is compared with: the vocoder's own mel."""
+
+    def __init__(self, vocoder: NsfHifigan) -> None:
+        super().__init__()
+        self.vocoder = vocoder
+
+    def forward(self, wav: Tensor) -> Tensor:
+        return self.vocoder.mel(wav)
+
+
 def export_vocoder(
     vocoder: NsfHifigan,
     facts: VocoderFacts,
-    path: Path,
+    folder: Path,
     *,
     tolerance: float,
     metadata: Mapping[str, str],
-) -> GraphCheck:
-    """Write `vocoder.onnx` and compare it with the net.
+) -> dict[str, GraphCheck]:
+    """Write both graphs and compare them with the vocoder.
 
     Args:
         vocoder: for inference, on the CPU, weight norm folded.
         facts: from `vocoder_facts`.
-        path: where to write.
-        tolerance: largest difference of any sample.
-        metadata: facts for the graph's `metadata_props`; those of the vocoder are added.
+        folder: where to write.
+        tolerance: largest difference of any sample; ten times it of a mel, a logarithm that shows
+            the rounding of the quietest bands.
+        metadata: facts for the graphs' `metadata_props`; those of the vocoder are added.
 
     Returns:
-        How close the graph is.
+        How close each graph is, by file name.
 
     Raises:
         ExportError: see `svc.export.graph`.
         MissingDependencyError: onnx or onnxruntime is not installed.
     """
+    described = {**metadata, **_describe(facts)}
+    return {
+        MEL: _export_mel(vocoder, facts, folder / MEL, tolerance * _MEL_TOLERANCES, described),
+        VOCODER: _export_net(vocoder, facts, folder / VOCODER, tolerance, described),
+    }
+
+
+def _export_mel(
+    vocoder: NsfHifigan, facts: VocoderFacts, path: Path, tolerance: float, metadata: dict[str, str]
+) -> GraphCheck:
+    def wave(n_frames: int) -> Tensor:
+        n_samples = n_frames * facts.hop_length + facts.hop_length // 3
+        return example_wave(n_samples, facts.sampling_rate, seed=n_frames)
+
+    graph = GraphMel(vocoder.log_mel).eval()
+    inputs = [GraphInput("wav", wave(_RECORDED_FRAMES), {1: "samples"})]
+    export_graph(graph, inputs, [GraphOutput("mel", {2: "frames"})], path, metadata=metadata)
+    cases = [[wave(n_frames)] for n_frames in CHECKED_FRAMES]
+    return check_graph(path, _MeasuredMel(vocoder).eval(), cases, tolerance=tolerance)
+
+
+def _export_net(
+    vocoder: NsfHifigan, facts: VocoderFacts, path: Path, tolerance: float, metadata: dict[str, str]
+) -> GraphCheck:
     graph = VocoderGraph(vocoder).eval()
     examples = example_inputs(facts, _RECORDED_FRAMES)
-    export_graph(
-        graph,
-        [GraphInput(name, x, _AXES[name]) for name, x in examples.items()],
-        [GraphOutput("wav", {2: "samples"})],
-        path,
-        metadata={**metadata, **_describe(facts)},
-    )
+    inputs = [GraphInput(name, x, _AXES[name]) for name, x in examples.items()]
+    export_graph(graph, inputs, [GraphOutput("wav", {2: "samples"})], path, metadata=metadata)
     cases = [list(example_inputs(facts, n).values()) for n in CHECKED_FRAMES]
     return check_graph(path, graph, cases, tolerance=tolerance)
 

@@ -104,9 +104,10 @@ def _listing(folder: Path, files: list[Path], folders: list[Path], look: Look, s
     facts |= {f"{printable(sub.name)}/": _inside(sub) for sub in folders}
     safety, damage = _verdict(list(reports.values()))
     newest = reports.get(runs["G"][-1]) if runs["G"] else None
-    kind = "run" if newest is not None else "folder"
-    what = {"run": "folder of a training run", "folder": "folder"}[kind]
-    if clips or any(_has_audio(sub) for sub in folders):
+    kind, what = "folder", "folder"
+    if newest is not None:
+        kind, what = "run", "folder of a training run"
+    elif len(clips) > len(rest) or (not files and any(map(_has_audio, folders))):
         kind, what = "data set", "folder of recordings"
     finding = Finding(
         kind,

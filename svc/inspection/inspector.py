@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from svc.config.bundle import file_sha256
@@ -12,6 +14,9 @@ from svc.inspection.published import find_known
 from svc.inspection.readers import find
 from svc.inspection.report import UNKNOWN, Finding, Match, Report, Safety
 from svc.inspection.settings import Settings, find_settings, path_of, quiet_warnings
+from svc.safe_pickle import printable
+
+logger = logging.getLogger(__name__)
 
 HASHED = 100_000_000
 """Bytes up to which a file is hashed without being asked to."""
@@ -60,6 +65,17 @@ def _inspect_file(path: Path, config: Settings | None, hashed: int | None) -> Re
     return Report(path, finding, safety, size, sha256, known, match, tuple(dict.fromkeys(notes)))
 
 
+def _differences(
+    compare: Callable[[Settings], list[str] | None], settings: Settings
+) -> list[str] | None:
+    try:
+        return compare(settings)
+    except Exception as error:
+        # A config may ask for sizes that no net can have, in as many ways as there are layers.
+        logger.debug("%s: %s: %s", path_of(settings), type(error).__name__, error)
+        return [f"the config describes no net that can be made ({type(error).__name__})"]
+
+
 def _compare(
     finding: Finding, path: Path, config: Settings | None
 ) -> tuple[Match | None, list[str]]:
@@ -70,9 +86,9 @@ def _compare(
     given = [config] if config else find_settings(path.parent, finding.beside, apart_from=path)
     matches = []
     for settings in given:
-        differences = finding.compare(settings)
+        differences = _differences(finding.compare, settings)
         if differences is not None:
-            matches.append(Match(path_of(settings), tuple(differences)))
+            matches.append(Match(path_of(settings), tuple(map(printable, differences))))
     if not matches:
         if beside or config is None:
             return None, []

@@ -59,7 +59,7 @@ def recognise_diffusion(weights: Weights) -> Finding | None:
         notes=("k_step_max, sampling rate and speakers are only in its diffusion.yaml",),
         damage=None if width else "it lacks unit_embed.weight, the way in for units",
         compare=lambda settings: _compare_diffusion(facts, settings),
-        beside=("config.yaml", "diffusion.yaml", "*.yaml", "*.yml", "config.json"),
+        beside=("*.yaml", "*.yml"),
     )
 
 

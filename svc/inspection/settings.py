@@ -122,7 +122,10 @@ def load_settings(path: Path) -> Settings:
             f"{path} is no config: expected a config.json, a diffusion.yaml or the config.json of a "
             "vocoder"
         )
-    return read_config(path, text.value)
+    try:
+        return read_config(path, text.value)
+    except ArithmeticError as error:  # numbers of hundreds of digits
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def find_settings(folder: Path, patterns: tuple[str, ...], *, apart_from: Path) -> list[Settings]:

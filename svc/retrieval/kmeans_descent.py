@@ -25,7 +25,7 @@ _READ_AT_A_TIME = 4096  # frames
 class Stage:
     """How long passes go on."""
 
-    passes: int  # at most
+    passes: int  # at most, 1 and more
     enough: float  # a pass that takes a smaller part off the inertia is the last one
     batch_size: int | None = None  # frames after which centres move; None: at the end of a pass
 
@@ -34,125 +34,136 @@ class Frames:
     """Frames with the mean at zero, which distances do not depend on and float32 is more exact with."""
 
     def __init__(self, rows: Tensor, mean: Tensor | None = None) -> None:
-        """Take rows (n, U) float32 and their mean (U,); None: it is zero."""
+        """Take rows (n, U) float32 on the CPU and their mean (U,); None: it is zero."""
         self._rows = rows
         self.mean = torch.zeros(rows.shape[1]) if mean is None else mean
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: Tensor) -> Tensor:
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
         return self._rows[index] - self.mean
 
-    def blocks(self) -> Iterator[Tensor]:
-        """Yield all frames, in order."""
-        for index in torch.arange(len(self)).split(_READ_AT_A_TIME):
-            yield self[index]
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield all frames and their places, in order, some thousand at a time."""
+        for start in range(0, len(self), _READ_AT_A_TIME):
+            place = slice(start, start + _READ_AT_A_TIME)
+            yield place, self[place]
 
 
 class Descent:
-    """Clusters on their way down: which frame is in which, and the centres, each the mean of its frames."""
+    """Clusters on their way down: which frame is in which, and the centres, each the mean of its frames.
 
-    def __init__(self, frames: Frames, labels: Tensor, k: int, device: torch.device | str) -> None:
-        """Begin with labels, -1 for frames that are in no cluster yet; no cluster is empty."""
-        self._frames, self.labels = frames, labels
-        self._distances = torch.zeros(len(frames))
-        self._power = 0.0
-        start = 0
-        for block in frames.blocks():
-            if start == 0:
-                self._sums = torch.zeros(k, block.shape[1], dtype=torch.float64)
-            part = labels[start : start + len(block)]
-            exact = block.double()
-            self._power += float(exact.square().sum())
-            self._sums.index_add_(0, part[part >= 0], exact[part >= 0])
-            start += len(block)
+    Sums are float64 and stay on the CPU, where they are added up in the same order every time.
+    """
+
+    def __init__(
+        self, frames: Frames, labels: Tensor, k: int, device: torch.device | str = "cpu"
+    ) -> None:
+        """Take labels, int64 (n,), -1 for frames that are in no cluster yet; no cluster is empty."""
+        width = len(frames.mean)
+        self.labels = labels.clone()
+        self.spread = 0.0  # sum of the squared distances of all frames to their mean
+        self._frames = frames
+        self._distances = torch.zeros(len(frames))  # squared, of each frame when it was last met
+        self._sums = torch.zeros(k, width, dtype=torch.float64)
         self._counts = torch.bincount(labels[labels >= 0], minlength=k)
-        self._centres = torch.zeros(self._sums.shape, device=device)
+        for place, block in frames.blocks():
+            exact, known = block.double(), labels[place] >= 0
+            self.spread += float(exact.square().sum())
+            self._sums.index_add_(0, labels[place][known], exact[known])
+        self._centres = torch.zeros(k, width, device=device)
         self._norms = torch.zeros(k, device=device)
-        self._move(torch.arange(k))
-
-    @property
-    def spread(self) -> float:
-        """Sum of the squared distances of all frames to zero, their mean."""
-        return self._power
+        self._changed = torch.ones(k, dtype=torch.bool)  # clusters that have other frames now
+        self._move()
 
     @property
     def means(self) -> Tensor:
-        """The centres, float64 (k, U) on the CPU."""
+        """The centres, float64 (k, U) on the CPU, of frames whose mean is at zero."""
         return self._sums / self._counts[:, None]
 
     @property
     def inertia(self) -> float:
-        """Sum of the squared distances of all frames to their centres, once all are in a cluster."""
-        # Exact, and without a pass, because each centre is the mean of its frames
-        return max(0.0, self._power - float((self._sums * self.means).sum()))
+        """Sum of the squared distances of all frames to their centres, once every frame is in a cluster."""
+        # Exact without another pass, because each centre is the mean of its frames
+        return max(0.0, self.spread - float((self._sums * self.means).sum()))
 
-    def run(self, stage: Stage, generator: torch.Generator, report: Callable[[float], None]) -> int:
-        """Pass over the frames until a pass gains little; returns the number of passes."""
-        before = self.inertia if bool((self.labels >= 0).all()) else torch.inf
+    def run(
+        self,
+        stage: Stage,
+        generator: torch.Generator,
+        report: Callable[[float], None] = lambda _: None,
+    ) -> int:
+        """Pass over the frames until a pass gains little.
+
+        Args:
+            stage: how long, and when centres move.
+            generator: of the order of the frames and of new places for empty clusters.
+            report: called with the passes that are done, with their fraction.
+
+        Returns:
+            How many passes it were.
+        """
+        known = bool((self.labels >= 0).all())
+        before = self.inertia if known else float("inf")
+        size = stage.batch_size or _READ_AT_A_TIME
         for number in range(1, stage.passes + 1):
-            size = stage.batch_size or _READ_AT_A_TIME
             order = torch.randperm(len(self._frames), generator=generator)
-            touched = []
-            for done, index in enumerate(order.split(size)):
-                touched.append(self._assign(index))
+            for start in range(0, len(order), size):
+                self._assign(order[start : start + size])
                 if stage.batch_size:
-                    self._move(touched.pop())
-                report(number - 1 + min(1.0, (done + 1) * size / len(order)))
-            touched.append(self._fill_empty(generator))
-            self._move(torch.cat(touched).unique())
-            inertia = self.inertia
-            if before - inertia <= stage.enough * before < torch.inf:
+                    self._move()
+                report(number - 1 + min(1.0, (start + size) / len(order)))
+            self._fill_empty(generator)
+            self._move()
+            after = self.inertia
+            if before - after <= stage.enough * after:
                 break
-            before = inertia
+            before = after
         return number
 
-    def _assign(self, index: Tensor) -> Tensor:
-        """Put frames into the nearest clusters; returns the clusters that have other frames now."""
+    def _assign(self, index: Tensor) -> None:
+        """Put frames into the nearest clusters."""
         frames = self._frames[index]
-        nearest_, distances = nearest(frames.to(self._centres.device), self._centres, self._norms)
+        labels, distances = nearest(frames.to(self._centres.device), self._centres, self._norms)
         self._distances[index] = distances.cpu()
-        new, old = nearest_.cpu(), self.labels[index]
-        change = new != old
-        moved = frames[change].double()
-        new, old = new[change], old[change]
-        self.labels[index[change]] = new
-        # Sums stay on the CPU: they add up in the same order every time, and in float64
-        self._sums.index_add_(0, new, moved)
-        self._sums.index_add_(0, old[old >= 0], moved[old >= 0], alpha=-1)
-        self._counts += torch.bincount(new, minlength=len(self._counts))
-        self._counts -= torch.bincount(old[old >= 0], minlength=len(self._counts))
-        return torch.cat([new, old[old >= 0]]).unique()
+        new, old = labels.cpu(), self.labels[index]
+        moved = new != old
+        self.labels[index[moved]] = new[moved]
+        self._add(new[moved], frames[moved], 1)
+        moved &= old >= 0
+        self._add(old[moved], frames[moved], -1)
 
-    def _fill_empty(self, generator: torch.Generator) -> Tensor:
-        """Give each empty cluster a frame that is far from its centre; returns the clusters that have changed."""
+    def _add(self, clusters: Tensor, frames: Tensor, sign: int) -> None:
+        """Add frames (n, U) to the clusters (n,), or with sign -1 take them away."""
+        self._sums.index_add_(0, clusters, frames.double(), alpha=sign)
+        self._counts += sign * torch.bincount(clusters, minlength=len(self._counts))
+        self._changed[clusters] = True
+
+    def _fill_empty(self, generator: torch.Generator) -> None:
+        """Give each empty cluster a frame that is far from its centre and not alone there."""
         empty = (self._counts == 0).nonzero().squeeze(1).tolist()
         if not empty:
-            return torch.empty(0, dtype=torch.int64)
+            return
         free = self._counts[self.labels] > 1
         far = draw(self._distances * free, 2 * len(empty), generator)
-        touched: list[int] = []
-        for index in torch.cat([far, free.nonzero().squeeze(1)]).tolist():
-            donor = int(self.labels[index])
+        for index in torch.cat([far, free.nonzero().squeeze(1)]):
+            donor = self.labels[index].clone()
             if self._counts[donor] < 2:  # it has given its others
                 continue
-            cluster = empty.pop()
-            frame = self._frames[torch.tensor([index])][0].double()
-            self._sums[donor] -= frame
-            self._sums[cluster] = frame
-            self._counts[donor] -= 1
-            self._counts[cluster] = 1
-            self.labels[index], self._distances[index] = cluster, 0
-            touched += [donor, cluster]
+            cluster = torch.tensor([empty.pop()])
+            frame = self._frames[index[None]]
+            self._add(cluster, frame, 1)
+            self._add(donor[None], frame, -1)
+            self.labels[index], self._distances[index] = cluster[0], 0
             if not empty:
                 break
-        return torch.tensor(touched)
 
-    def _move(self, clusters: Tensor) -> None:
-        """Move the centres of clusters to the means of their frames; those of empty ones stay."""
-        alive = clusters[self._counts[clusters] > 0]
-        means = (self._sums[alive] / self._counts[alive, None]).float().to(self._centres.device)
-        alive = alive.to(self._centres.device)
-        self._centres[alive] = means
-        self._norms[alive] = squared_norms(means)
+    def _move(self) -> None:
+        """Move the centres of changed clusters to the means of their frames; those of empty ones stay."""
+        clusters = (self._changed & (self._counts > 0)).nonzero().squeeze(1)
+        means = (self._sums[clusters] / self._counts[clusters, None]).float()
+        there = clusters.to(self._centres.device)
+        self._centres[there] = means.to(self._centres.device)
+        self._norms[there] = squared_norms(self._centres[there])
+        self._changed[:] = False

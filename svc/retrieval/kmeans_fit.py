@@ -58,6 +58,11 @@ class KmeansOptions:
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"--seed is {self.seed}, and must be 0 or more")
 
+    @property
+    def passes(self) -> int:
+        """Passes over all frames at most."""
+        return self.max_iter or (_FULL_PASSES if self.full else _PASSES)
+
 
 @dataclass(frozen=True)
 class KmeansResult:
@@ -95,7 +100,7 @@ def fit_kmeans(
     frames = Frames(rows, _mean(rows))
     distinct = distinct_rows(rows)
     if len(distinct) <= options.k:
-        spread = sum(float(block.double().square().sum()) for block in frames.blocks())
+        spread = sum(float(block.double().square().sum()) for _, block in frames.blocks())
         return KmeansResult(rows[distinct].clone(), 0.0, spread, 0)
     pool = _sample(distinct, _POOL * options.k, generator)
     small = _main_directions(frames[pool])
@@ -111,9 +116,9 @@ def fit_kmeans(
     labels[pool] = coarse.labels
     fine = Descent(frames, labels, options.k, device)
     if options.full:
-        stage = Stage(options.max_iter or _FULL_PASSES, _FULL_ENOUGH)
+        stage = Stage(options.passes, _FULL_ENOUGH)
     else:
-        stage = Stage(options.max_iter or _PASSES, _ENOUGH, options.batch_size)
+        stage = Stage(options.passes, _ENOUGH, options.batch_size)
     passes = fine.run(stage, generator, report.fine)
     report.end()
     return KmeansResult((fine.means + frames.mean).float(), fine.inertia, fine.spread, passes)
@@ -124,7 +129,7 @@ class _Report:
 
     def __init__(self, progress: Progress, small: int, whole: int, options: KmeansOptions) -> None:
         """Take the numbers in the matrices of the coarse and of the fine stage."""
-        usual = min(_USUAL_FULL if options.full else _USUAL_FINE, options.max_iter or _PASSES)
+        usual = min(_USUAL_FULL if options.full else _USUAL_FINE, options.passes)
         self._progress, self._usual = progress, usual
         self._costs = (SEED_PASSES * small, _USUAL_COARSE * small, usual * whole)
 
@@ -154,8 +159,8 @@ class _Report:
 def _mean(rows: Tensor) -> Tensor:
     """Return the mean of all rows, (U,) float32, added up in float64 without a copy of them all."""
     total = torch.zeros(rows.shape[1], dtype=torch.float64)
-    for part in rows.split(4096):
-        total += part.double().sum(0)
+    for _, block in Frames(rows).blocks():
+        total += block.double().sum(0)
     return (total / len(rows)).float()
 
 
@@ -172,7 +177,8 @@ def _sample(index: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Return `count` of the indices, or all, in their order."""
     if len(index) <= count:
         return index
-    return index[torch.randperm(len(index), generator=generator)[:count].sort().values]
+    some = torch.randperm(len(index), generator=generator)[:count]
+    return index[some.sort().values]
 
 
 def _main_directions(rows: Tensor) -> Tensor:
@@ -187,4 +193,4 @@ def _main_directions(rows: Tensor) -> Tensor:
     d = int((kept < _VARIANCE * kept[-1]).sum()) + 1
     if 2 * d > rows.shape[1]:
         return rows
-    return rows @ axes.flip(1)[:, :d].float()
+    return torch.mm(rows, axes.flip(1)[:, :d].float())

@@ -18,7 +18,9 @@ from svc.diffusion import METHODS, Plan, Unit2Mel, make_plan, sampler_name, sche
 from svc.errors import ConfigError
 
 FASTER = ("ddim", "pndm", "dpm-solver", "dpm-solver++", "unipc")
-SHALLOW = [(method, *steps) for method in FASTER for steps in ((100, 10), (95, 10), (60, 10), (200, 7))]
+SHALLOW = [
+    (method, *steps) for method in FASTER for steps in ((100, 10), (95, 10), (60, 10), (200, 7))
+]
 SCHEDULE = schedule_arrays(1000)
 Array = npt.NDArray[np.float64]
 
@@ -87,7 +89,9 @@ def levels(time: float) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("method", FASTER)
-@pytest.mark.parametrize(("k_step", "speedup"), [(100, 10), (95, 10), (200, 7), (1000, 50), (20, 10)])
+@pytest.mark.parametrize(
+    ("k_step", "speedup"), [(100, 10), (95, 10), (200, 7), (1000, 50), (20, 10)]
+)
 def test_a_network_that_knows_the_mel_finds_it(
     method: str, k_step: int, speedup: int, rng: np.random.Generator
 ) -> None:
@@ -225,9 +229,14 @@ def test_speedup_1_is_ddpm_whatever_the_method() -> None:
 @pytest.mark.parametrize(
     ("method", "k_step", "speedup", "words"),
     [
-        ("dpm-solver++", 15, 10, ["k_step 15", "makes 1 step", "20 or more", "infer.speedup 7 or"]),
+        (
+            "dpm-solver++",
+            15,
+            10,
+            ["k_step 15", "makes 1 step and", "20 or more", "infer.speedup 7 or"],
+        ),
         ("unipc", 3, 10, ["20 or more", "infer.method ddim"]),
-        ("dpm-solver", 9, 10, ["makes 0 steps", "infer.speedup 4 or less"]),
+        ("dpm-solver", 9, 10, ["makes no step and dpm-solver needs 2", "infer.speedup 4 or less"]),
         ("euler", 100, 10, ['"euler" is unknown', "ddpm, ddim, pndm", "unipc"]),
         ("euler", 100, 1, ['"euler" is unknown']),
         ("ddim", 0, 10, ["k_step is 0", "1 or more"]),

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from svc.config import VocoderConfig
+from svc.export.full_examples import example_wave
 from svc.export.full_vocoder import example_inputs, export_vocoder, vocoder_facts
 from svc.vocoder.nsf_hifigan import NsfHifigan
 
@@ -46,7 +47,8 @@ def test_graph_is_the_net(kind: str, tmp_path: Path) -> None:
     facts = vocoder_facts(vocoder)
     assert (facts.sampling_rate, facts.hop_length, facts.n_mels) == (8000, 16, 8)
     assert (facts.fmin, facts.fmax, facts.n_harmonics) == (40.0, None, 9)
-    export_vocoder(vocoder, facts, path, tolerance=LIMIT, metadata={"a": "b"})
+    checks = export_vocoder(vocoder, facts, tmp_path, tolerance=LIMIT, metadata={"a": "b"})
+    assert list(checks) == ["mel.onnx", "vocoder.onnx"]
     session = onnxruntime.InferenceSession(path)
     names = ["mel", "f0", "source_phase", "source_noise"]
     assert [port.name for port in session.get_inputs()] == names
@@ -67,3 +69,16 @@ def test_graph_is_the_net(kind: str, tmp_path: Path) -> None:
     told = {prop.key: prop.value for prop in onnx.load(path).metadata_props}
     assert told["mel_hz"] == "40 to 4000"
     assert told["a"] == "b"
+
+
+def test_mel_is_the_vocoders(tmp_path: Path) -> None:
+    vocoder = make_vocoder("nsf-hifigan")
+    export_vocoder(vocoder, vocoder_facts(vocoder), tmp_path, tolerance=LIMIT, metadata={})
+    session = onnxruntime.InferenceSession(tmp_path / "mel.onnx")
+    for n_samples in (500, 8000):
+        wav = example_wave(n_samples, 8000, seed=5)
+        (found,) = session.run(["mel"], {"wav": wav.numpy()})
+        wanted = vocoder.mel(wav).numpy()
+        assert found.shape == wanted.shape == (1, 8, n_samples // 16)
+        assert np.abs(found - wanted).max() <= 10 * LIMIT
+    assert session.run(["mel"], {"wav": wav[:, :16].numpy()})[0].shape == (1, 8, 1)

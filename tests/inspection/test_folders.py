@@ -69,6 +69,17 @@ def test_a_data_set(
     assert report.finding.facts == {"alice/": "folder of 6 entries"}
 
 
+def test_a_recording_among_others_makes_no_data_set(
+    golden: Path, look: Callable[..., Report]
+) -> None:
+    report = look(golden)
+    assert (report.finding.kind, report.good) == ("folder", True)
+    facts = report.finding.facts
+    assert facts["*.wav"] == 1
+    assert facts["golden_enc_tiny_rmvpe.pt"] == "pitch net: RMVPE"
+    assert "npz" in str(facts["golden_D.npz"])
+
+
 def test_many_files_are_counted(look: Callable[..., Report], tmp_path: Path) -> None:
     for index in range(70):
         (tmp_path / f"{index:02}.txt").write_text("x")

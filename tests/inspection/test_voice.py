@@ -12,6 +12,7 @@ from torch import Tensor
 
 from svc.checkpoint import load_checkpoint, save_checkpoint, save_safetensors
 from svc.config import SvcConfig, load_config, save_config
+from svc.errors import ConfigError
 from svc.inspection import Report, load_settings
 from svc.inspection.readers import _recognise
 from svc.inspection.report import Finding
@@ -121,6 +122,22 @@ def test_a_config_that_does_not_fit(
     assert "384 wide such as whisper-ppg-tiny, the config says vec768l12" in report.match.differences[0]  # fmt: skip
     assert "trained with 2 speakers, the config says 5" in report.match.differences[1]
     assert report.good, "a wrong config is not the file's fault"
+
+
+def test_a_config_of_no_net(
+    save_voice: Callable[..., Path], make_config: Callable[..., SvcConfig], look: Callable[..., Report], tmp_path: Path
+) -> None:  # fmt: skip
+    path = save_voice()
+    save_config(make_config(resblock_kernel_sizes=[-3]), tmp_path / "config.json")
+    match = look(path).match
+    assert match is not None
+    assert "no net that can be made" in match.differences[0]
+    digits = "1" + 400 * "0"
+    whole = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(whole.replace('"n_layers": 1', f'"n_layers": {digits}'))
+    assert look(path).match is None
+    with pytest.raises(ConfigError):
+        load_settings(tmp_path / "config.json")
 
 
 def released(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, IO
 
 import pytest
 import torch
@@ -106,11 +106,11 @@ def test_a_save_that_fails_leaves_the_old_files_whole(
     save = torch.save
     calls = itertools.count()
 
-    def fail(obj: object, path: Path) -> None:
+    def fail(obj: object, stream: IO[bytes]) -> None:
         if next(calls) == "DG".index(kind):  # D is written first
-            path.write_bytes(b"half a file")
+            stream.write(b"half a file")
             raise OSError(28, "No space left on device")
-        save(obj, path)
+        save(obj, stream)
 
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(OutputError, match=r"no space left"):

@@ -1,0 +1,191 @@
+"""Diffusion in a conversion: going over a voice, singing alone, mixes, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from svc.audio.io import read_audio
+from svc.config import SPEECH_ENCODER_DIMS
+from svc.conversion import Converter, InferOptions
+from svc.conversion.mix_files import parse_mix
+from svc.conversion.options import DiffusionChoice, HearingChoice
+from svc.conversion.refine import load_refiner
+
+
+
+def _beside(path: Path) -> Any:
+    """Import a module that lies beside this one."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+MAKE: Any = _beside(Path(__file__).with_name("small_diffusion.py"))
+SR = 44100
+SPEAKERS = {"alice": 0, "bob": 1}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def choice(tmp_path: Path) -> DiffusionChoice:
+    """A diffusion model of two speakers, whose ids are not those of the voice."""
+    vocoder = MAKE.write_vocoder(tmp_path / "vocoder")
+    speakers = {"bob": 0, "alice": 1}
+    config = MAKE.diffusion_config(vocoder, speakers, encoder="whisper-ppg-tiny", width=8)
+    return DiffusionChoice(MAKE.write_diffusion(tmp_path / "diffusion", config), method="ddim", speedup=5)
+
+
+@pytest.fixture
+def converter(
+    make_converter: Callable[..., Converter],
+    choice: DiffusionChoice,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Converter:
+    monkeypatch.setitem(SPEECH_ENCODER_DIMS, "whisper-ppg-tiny", 8)
+    made = make_converter()
+    refiner = load_refiner(choice, make_converter.config(), device=CPU)  # type: ignore[attr-defined]
+    made._voice = dataclasses.replace(made.voice, refiner=refiner)  # type: ignore[type-var]
+    return made
+
+
+def test_diffusion_goes_over_the_voice(
+    converter: Converter, make_converter: Callable[..., Converter], song: Any
+) -> None:
+    wav = song([(0.7, 0.5)])
+    options = InferOptions(k_step=20)
+    refined = converter.convert(wav, SR, "alice", options)
+    assert refined.shape == wav.shape
+    assert np.isfinite(refined).all()
+    np.testing.assert_array_equal(refined, converter.convert(wav, SR, "alice", options))
+    assert np.abs(refined - make_converter().convert(wav, SR, "alice", options)).max() > 1e-2
+    for other in (InferOptions(k_step=60), InferOptions(k_step=20, seed=1)):
+        assert np.abs(refined - converter.convert(wav, SR, "alice", other)).max() > 1e-3
+    again = converter.convert(wav, SR, "alice", InferOptions(k_step=20, second_encoding=True))
+    assert np.abs(refined - again).max() > 1e-5
+
+
+def test_names_decide_who_sings_not_ids(converter: Converter) -> None:
+    refiner = converter.voice.refiner  # type: ignore[attr-defined]
+    units, f0, volume = torch.zeros(1, 8, 20), torch.full((1, 20), 200.0), torch.ones(1, 20)
+    options = InferOptions()
+    told = {}
+    for name, row in {"alice": 1, "bob": 0}.items():
+        told[name] = refiner.sing(units, f0, volume, SPEAKERS[name], options, wav=torch.zeros(10240))
+        direct = refiner.diffusion.condition(
+            units.mT, f0, volume, torch.tensor([row])
+        )
+        mixed = np.zeros((20, 2), dtype=np.float32)
+        mixed[:, SPEAKERS[name]] = 1.0
+        columns = torch.from_numpy(refiner._columns(mixed))
+        torch.testing.assert_close(
+            refiner.diffusion.condition(units.mT, f0, volume, speaker_mix=columns), direct
+        )
+    assert (told["alice"] - told["bob"]).abs().max() > 1e-4
+
+
+def test_a_mix_goes_through_diffusion(converter: Converter, song: Any) -> None:
+    wav = song([(0.7, 0.5)])
+    options = InferOptions(k_step=20)
+    alice = converter.convert(wav, SR, "alice", options)
+    one = parse_mix("alice=1,bob=0.000001", SPEAKERS)
+    np.testing.assert_allclose(converter.convert(wav, SR, one, options), alice, atol=1e-2)
+    even = converter.convert(wav, SR, parse_mix("alice=1,bob=1", SPEAKERS), options)
+    assert np.isfinite(even).all()
+    assert np.abs(even - alice).max() > 1e-3
+
+
+@pytest.fixture
+def two(tmp_path: Path, save_voice: Any, make_config: Any) -> Path:
+    """A voice of two speakers on units 384 wide, with its diffusion model where it is looked for."""
+    config = dataclasses.replace(make_config(n_speakers=2), spk=SPEAKERS)
+    (tmp_path / "two").mkdir()
+    model: Path = save_voice(tmp_path / "two", config)
+    vocoder = MAKE.write_vocoder(tmp_path / "vocoder")
+    fitting = MAKE.diffusion_config(vocoder, SPEAKERS, encoder="whisper-ppg-tiny", width=384)
+    MAKE.write_diffusion(tmp_path / "two" / "diffusion", fitting)
+    return model
+
+
+FAST = ("--diffusion_method", "ddim", "--diffusion_speedup", "10", "-wf", "wav")
+
+
+def test_diffusion_alone(two: Path, song: Any, stub_encoder: None) -> None:
+    wav = song([(0.5, 0.5), (0.6, 0.0), (0.5, 0.4)])
+    choice = DiffusionChoice(two.parent / "diffusion" / "model_100.pt", method="ddim", speedup=100)
+    hearing = HearingChoice(device="cpu")
+    with Converter.from_files(None, choice=hearing, diffusion=choice) as converter:
+        assert converter.speakers == SPEAKERS
+        sung = converter.convert(wav, SR, "alice")
+        assert sung.shape == wav.shape
+        assert np.abs(sung).max() > 1e-3
+        np.testing.assert_array_equal(sung, converter.convert(wav, SR, "alice"))
+        mixed = converter.convert(wav, SR, parse_mix("alice=1,bob=1", converter.speakers))
+        assert np.abs(mixed - sung).max() > 1e-4
+
+
+def test_the_command(run: Any, work: Path, two: Path, stub_encoder: None) -> None:
+    """Shallow, alone, and of a mix; the names say which."""
+    voice = ("-n", "song", "-m", str(two))
+    results = {
+        "song_0key_alice_sovdiff_pm.wav": (*voice, "-s", "alice", "-shd", "-ks", "40", "-se"),
+        "song_0key_spk_mix_sovdiff_pm.wav": (*voice, "-shd", "--spk_mix", "alice=1,bob=1"),
+        "song_0key_bob_diff_pm.wav": (
+            *("-n", "song", "-s", "bob", "-od"),
+            *("-dm", str(two.parent / "diffusion" / "model_100.pt")),
+        ),
+    }
+    for name, flags in results.items():
+        done = run(*flags, *FAST)
+        assert done.code == 0, done.err
+        wav, sr = read_audio(Path("results") / name)
+        assert (wav.size, sr) == (SR // 2, SR)
+        assert np.abs(wav).max() > 1e-3
+
+
+def test_what_does_not_fit_is_refused_before_any_song_is_read(
+    run: Any, work: Path, two: Path, stub_encoder: None, no_reading: None
+) -> None:
+    voice = ("-n", "song", "-m", str(two), "-s", "alice", "-shd")
+    folder = two.parent / "diffusion"
+    config = (folder / "config.yaml").read_text()
+    assert "k_step 2000 is more than this diffusion model was trained for" in run(
+        *voice, *FAST, "-ks", "2000"
+    ).error
+    assert "dpm-solver" in run(*voice, "-ks", "15", "--diffusion_method", "dpm-solver").error
+    assert '"euler" is unknown' in run(*voice, "--diffusion_method", "euler").error
+    assert "infer.speedup is 0" in run(*voice, "--diffusion_speedup", "0").error
+    assert "the vocoder" in run(*voice, *FAST, "--vocoder", "gone").error
+    for old, new, words in (
+        ("sampling_rate: 44100", "sampling_rate: 48000", '"data.sampling_rate" is 48000'),
+        ("block_size: 512", "block_size: 256", '"data.block_size" is 256, the voice has 512'),
+        ("encoder: whisper-ppg-tiny", "encoder: vec768l12", '"data.encoder" is vec768l12'),
+        ("alice: 0", "carol: 0", 'does not know the speaker "alice", only "carol", "bob"'),
+    ):
+        assert old in config
+        (folder / "config.yaml").write_text(config.replace(old, new))
+        assert words in run(*voice, *FAST).error
+    (folder / "config.yaml").unlink()
+    assert "name it with -dc" in run(*voice, *FAST).error
+    for flag in ("-a", "-se"):
+        (folder / "config.yaml").write_text(config)
+        alone = ("-n", "song", "-s", "bob", "-od", "-dm", str(folder / "model_100.pt"))
+        assert f"{flag}/--" in run(*alone, *FAST, flag).error
+
+
+def test_the_vocoder_must_speak_the_same_mels(
+    run: Any, work: Path, two: Path, stub_encoder: None, tmp_path: Path
+) -> None:
+    other = MAKE.write_vocoder(tmp_path / "other", num_mels=20)
+    done = run("-n", "song", "-m", str(two), "-s", "bob", "-shd", *FAST, "--vocoder", str(other))
+    assert "mel bands 16 and num_mels 20" in done.error
