@@ -176,9 +176,25 @@ def load_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
             names = list(handle.keys())
             return {name: handle.get_tensor(name) for name in names}, handle.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{file}: not a readable .safetensors file ({error}); copy or download it again"
-        ) from error
+        raise _damaged_safetensors(file, error) from error
+
+
+def safetensors_metadata(path: str | Path) -> dict[str, str]:
+    """Read the texts of a `.safetensors` file, and none of its tensors. Raises CheckpointError."""
+    from safetensors import SafetensorError, safe_open
+
+    file = _existing(path)
+    try:
+        with safe_open(str(file), framework="pt", device="cpu") as handle:
+            return handle.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise _damaged_safetensors(file, error) from error
+
+
+def _damaged_safetensors(file: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{file}: not a readable .safetensors file ({error}); copy or download it again"
+    )
 
 
 def save_safetensors(
@@ -191,7 +207,10 @@ def save_safetensors(
     _check_space(file, _tensor_bytes(state))
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     with atomic_path(file) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the user lets others do with new files
         save_file(own, str(temporary), metadata=dict(metadata or {}))
+        temporary.chmod(mode)  # its writer lets nobody
 
 
 def _listing(lines: Iterable[str]) -> str:

@@ -329,3 +329,24 @@ def test_latest_and_prune_go_by_the_exact_name(tmp_path: Path) -> None:
     deleted = checkpoint.prune(tmp_path, "G", 2)
     assert [path.name for path in deleted] == ["G_800.pth", "G_1600.pth"]
     assert {path.stem for path in tmp_path.iterdir()} == set(names) - {"G_800", "G_1600"}
+
+
+def test_equal_content_makes_equal_files(tmp_path: Path) -> None:
+    """No random name of a temporary file in them; names without a suffix work too."""
+    content = {"model": {"w": torch.arange(5.0)}}
+    for name in ("a.pth", "b.pth", "model"):
+        checkpoint.save_checkpoint(content, tmp_path / name)
+    first, second, third = ((tmp_path / n).read_bytes() for n in ("a.pth", "b.pth", "model"))
+    assert first == second == third
+    assert checkpoint.load_checkpoint(tmp_path / "model")["model"]["w"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_safetensors_may_be_read_by_those_who_may_read_other_new_files(tmp_path: Path) -> None:
+    path, other = tmp_path / "a.safetensors", tmp_path / "other"
+    checkpoint.save_safetensors({"w": torch.zeros(2)}, path, {"svc": "{}"})
+    other.touch()
+    assert path.stat().st_mode == other.stat().st_mode
+    assert checkpoint.safetensors_metadata(path) == {"svc": "{}"}
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(CheckpointError, match="not a readable .safetensors"):
+        checkpoint.safetensors_metadata(path)

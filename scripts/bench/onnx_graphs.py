@@ -30,7 +30,7 @@ from f0_plain import rmvpe_state
 from nets import build_ours, fill, wave_net
 from torch import Tensor
 
-from svc.config import SvcConfig, load_config, load_diffusion_config
+from svc.config import SvcConfig, VocoderConfig, load_config, load_diffusion_config
 from svc.config.bundle import DENOISER, ENCODER, F0_DECODER, SYNTHESIZER, VOCODER, f0_graph
 from svc.config.templates import find_template
 from svc.diffusion import Unit2Mel
@@ -45,12 +45,15 @@ from svc.export.full_synthesizer import (
     export_f0_decoder,
     export_synthesizer,
 )
+from svc.export.full_vocoder import VocoderGraph, export_vocoder, vocoder_facts
+from svc.export.full_vocoder import example_inputs as vocoder_inputs
 from svc.f0.rmvpe_net import RmvpeConfig
 from svc.f0.wave import F0Wave
 from svc.speech import SpeechEncoder
 from svc.speech.wav2vec2 import Wav2Vec2Config
 from svc.speech.wave_encoder import Wav2Vec2Encoder
 from svc.synthesizer import Synthesizer
+from svc.vocoder.nsf_hifigan import NsfHifigan
 
 Work = Callable[[], object]
 Feed = Mapping[str, Tensor]
@@ -69,6 +72,22 @@ _SMALL_ENCODER = Wav2Vec2Config(
     position_kernel=128,
     position_groups=16,
     projection_dim=256,
+)
+# The community's vocoder (spec_vocoder 1).
+_VOCODER = VocoderConfig(
+    resblock="1",
+    upsample_rates=(8, 8, 2, 2, 2),
+    upsample_kernel_sizes=(16, 16, 4, 4, 4),
+    upsample_initial_channel=512,
+    resblock_kernel_sizes=(3, 7, 11),
+    resblock_dilation_sizes=((1, 3, 5),) * 3,
+    num_mels=128,
+    n_fft=2048,
+    win_size=2048,
+    hop_size=512,
+    sampling_rate=44100,
+    fmin=40.0,
+    fmax=16000.0,
 )
 _SMALL_RMVPE = RmvpeConfig(n_blocks=1, n_middle=1, width=2, gru_dim=16)
 
@@ -132,6 +151,14 @@ def parts(folder: Path, seconds: float, quick: bool) -> Iterator[Part]:
         yield Part("F0 decoder", path, graph_work(graph, wanted), wanted)
 
     yield from diffusion_parts(folder, n_frames, quick)
+
+    small = replace(_VOCODER, upsample_initial_channel=32) if quick else _VOCODER
+    vocoder = NsfHifigan(small).eval().requires_grad_(False)
+    vocoder.generator.fold()
+    facts = vocoder_facts(vocoder)
+    export_vocoder(vocoder, facts, folder, tolerance=TOLERANCE, metadata={})
+    inputs = vocoder_inputs(facts, n_frames)
+    yield Part("vocoder", folder / VOCODER, graph_work(VocoderGraph(vocoder), inputs), inputs)
 
 
 def graph_work(graph: torch.nn.Module, inputs: Feed) -> Work:

@@ -164,13 +164,19 @@ def _diffusion(args: argparse.Namespace) -> DiffusionChoice | None:
     from svc.conversion.companions import find_diffusion
     from svc.conversion.options import DiffusionChoice
 
+    method, speedup = args.diffusion_method, args.diffusion_speedup
+    if args.backend == "onnx" and args.model_path is not None:
+        if args.diffusion_model_path or args.diffusion_config_path or args.vocoder:
+            raise ConfigError(
+                "-dm, -dc and --vocoder: an exported voice carries its diffusion model and vocoder; "
+                "leave them out"
+            )
+        return DiffusionChoice(Path(args.model_path), method=method, speedup=speedup)
     home = _RUN_DIR if args.model_path is None else Path(args.model_path).parent
     model, config = find_diffusion(
         args.diffusion_model_path, args.diffusion_config_path, home / "diffusion"
     )
-    return DiffusionChoice(
-        model, config, args.vocoder, args.diffusion_method, args.diffusion_speedup
-    )
+    return DiffusionChoice(model, config, args.vocoder, method, speedup)
 
 
 def _mixes(args: argparse.Namespace) -> bool:

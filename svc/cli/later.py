@@ -8,7 +8,6 @@ from svc.errors import SvcError
 
 LATER = {
     "train-diff": "train a diffusion model",
-    "train-cluster": "train k-means centres of a voice",
 }
 
 
@@ -19,6 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Refuse in one line."""
     raise SvcError(
-        f"svc {args.command} ({LATER[args.command]}) is not in this version yet; this version has "
-        "slice, resample, preprocess, train, infer, encoders, compare and demo"
+        f"svc {args.command} ({LATER[args.command]}) is not in this version yet;  svc --help  lists "
+        "what is"
     )

@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "resample": "recordings in dataset_raw/ to level-matched clips at the model's rate in dataset/44k/",
     "preprocess": "file lists, configs and features of a dataset",
     "train": "train a voice",
+    "train-cluster": "compute k-means centres of each speaker's units",
     "train-index": "build a retrieval index of each speaker's units",
     "infer": "sing songs with a trained voice",
     "mix": "make one new voice out of several weight files",

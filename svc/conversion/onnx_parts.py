@@ -245,7 +245,7 @@ def draw_source(
 ) -> tuple[FloatArray, FloatArray]:
     """Draw the random part of a harmonic source: phases (1, H) in turns and noise (1, n, H)."""
     phase = random.random((1, n_harmonics), dtype=np.float32)
-    phase[:, 0] = 0
+    phase[:, :1] = 0  # a mini-NSF vocoder has no harmonics at all
     return phase, random.standard_normal((1, n_samples, n_harmonics), dtype=np.float32)
 
 

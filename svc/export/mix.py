@@ -239,8 +239,8 @@ def mix_states(
 ) -> dict[str, Tensor]:
     """Add tensors up, in float64.
 
-    What is the same in all states, such as the filters of the snake decoder, stays as it is where
-    the weights do not change it; those filters stay even where the weights do not add up to 1.
+    The filters of the snake decoder are constants of the architecture: they are the first state's,
+    also where the weights do not add up to 1.
 
     Args:
         states: tensors by name, of the same names and shapes.

@@ -94,17 +94,21 @@ def ranges_in(content: Mapping[str, object], what: str | Path) -> dict[str, Voic
 
 
 def own_ranges(model_path: str | Path) -> dict[str, VoiceRange]:
-    """Read the ranges in a checkpoint file; {} for .safetensors, which holds none.
+    """Read the ranges in a checkpoint file; those of .safetensors are in its metadata.
 
     Raises:
         MissingFileError: no such checkpoint.
         CheckpointError: it cannot be read.
     """
+    from svc.checkpoint import load_checkpoint, safetensors_metadata  # torch: graphs do without
+
     model = Path(model_path)
     if model.suffix == ".safetensors":
-        return {}
-    from svc.checkpoint import load_checkpoint  # torch: exported voices do without
-
+        try:
+            content = json.loads(safetensors_metadata(model).get("svc", "{}"))
+        except ValueError as error:
+            raise CheckpointError(f"{model}: damaged metadata: {error}") from error
+        return ranges_in(content if isinstance(content, dict) else {}, model)
     # Mapped: of the tensors nothing is read.
     return ranges_in(load_checkpoint(model, mmap=True), model)
 

@@ -88,8 +88,7 @@ class F0Wave:
         return self.at_rate(_NET_RATE, device)
 
     def samples_at_16k(self) -> npt.NDArray[np.float32]:
-        """Return what `at_16k` does, (ceil(T * 16000 / sr),), without torch where it is not loaded.
-        """
+        """Return what `at_16k` does, (ceil(T * 16000 / sr),), without torch where it is not loaded."""
         if "torch" in sys.modules:
             return self.at_16k("cpu")[0].numpy()
         with self._lock:

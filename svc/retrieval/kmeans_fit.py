@@ -115,10 +115,8 @@ def fit_kmeans(
     labels = torch.full((len(rows),), -1)
     labels[pool] = coarse.labels
     fine = Descent(frames, labels, options.k, device)
-    if options.full:
-        stage = Stage(options.passes, _FULL_ENOUGH)
-    else:
-        stage = Stage(options.passes, _ENOUGH, options.batch_size)
+    by_batch = Stage(options.passes, _ENOUGH, options.batch_size)
+    stage = Stage(options.passes, _FULL_ENOUGH) if options.full else by_batch
     passes = fine.run(stage, generator, report.fine)
     report.end()
     return KmeansResult((fine.means + frames.mean).float(), fine.inertia, fine.spread, passes)

@@ -80,6 +80,7 @@ def test_parts_that_may_be_there() -> None:
         "f0_rmvpe.onnx",
         "diffusion_condition.onnx",
         "diffusion_denoiser.onnx",
+        "mel.onnx",
         "vocoder.onnx",
         "f0_decoder.onnx",
     )

@@ -20,7 +20,6 @@ from svc.conversion.options import DiffusionChoice, HearingChoice
 from svc.conversion.refine import load_refiner
 
 
-
 def _beside(path: Path) -> Any:
     """Import a module that lies beside this one."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -43,7 +42,9 @@ def choice(tmp_path: Path) -> DiffusionChoice:
     vocoder = MAKE.write_vocoder(tmp_path / "vocoder")
     speakers = {"bob": 0, "alice": 1}
     config = MAKE.diffusion_config(vocoder, speakers, encoder="whisper-ppg-tiny", width=8)
-    return DiffusionChoice(MAKE.write_diffusion(tmp_path / "diffusion", config), method="ddim", speedup=5)
+    return DiffusionChoice(
+        MAKE.write_diffusion(tmp_path / "diffusion", config), method="ddim", speedup=5
+    )
 
 
 @pytest.fixture
@@ -81,10 +82,10 @@ def test_names_decide_who_sings_not_ids(converter: Converter) -> None:
     options = InferOptions()
     told = {}
     for name, row in {"alice": 1, "bob": 0}.items():
-        told[name] = refiner.sing(units, f0, volume, SPEAKERS[name], options, wav=torch.zeros(10240))
-        direct = refiner.diffusion.condition(
-            units.mT, f0, volume, torch.tensor([row])
+        told[name] = refiner.sing(
+            units, f0, volume, SPEAKERS[name], options, wav=torch.zeros(10240)
         )
+        direct = refiner.diffusion.condition(units.mT, f0, volume, torch.tensor([row]))
         mixed = np.zeros((20, 2), dtype=np.float32)
         mixed[:, SPEAKERS[name]] = 1.0
         columns = torch.from_numpy(refiner._columns(mixed))
@@ -159,9 +160,10 @@ def test_what_does_not_fit_is_refused_before_any_song_is_read(
     voice = ("-n", "song", "-m", str(two), "-s", "alice", "-shd")
     folder = two.parent / "diffusion"
     config = (folder / "config.yaml").read_text()
-    assert "k_step 2000 is more than this diffusion model was trained for" in run(
-        *voice, *FAST, "-ks", "2000"
-    ).error
+    assert (
+        "k_step 2000 is more than this diffusion model was trained for"
+        in run(*voice, *FAST, "-ks", "2000").error
+    )
     assert "dpm-solver" in run(*voice, "-ks", "15", "--diffusion_method", "dpm-solver").error
     assert '"euler" is unknown' in run(*voice, "--diffusion_method", "euler").error
     assert "infer.speedup is 0" in run(*voice, "--diffusion_speedup", "0").error

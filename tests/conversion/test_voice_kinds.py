@@ -138,7 +138,7 @@ def level(wav: np.ndarray, seconds: float = 1.0, step: float = 0.05) -> np.ndarr
 
 
 def test_volume_embedding_gets_the_volume_of_the_source(
-    clip: np.ndarray, voice: Make, sing: Make, monkeypatch: pytest.MonkeyPatch
+    clip: np.ndarray, voice: Make, sing: Make, monkeypatch: pytest.MonkeyPatch, stub_encoder: None
 ) -> None:
     seen: list[torch.Tensor] = []
     infer = Synthesizer.infer
@@ -234,7 +234,7 @@ def test_with_the_flag_the_melody_is_the_voices(
 
 
 def test_a_voice_without_the_decoder_says_so(
-    clip: np.ndarray, voice: Make, run: Run, sing: Make
+    clip: np.ndarray, voice: Make, run: Run, sing: Make, stub_encoder: None
 ) -> None:
     voice(use_automatic_f0_prediction=False)
     sing()
@@ -386,7 +386,9 @@ def test_the_envelope_becomes_the_sources(lively: np.ndarray, voice: Make, sing:
     assert np.abs(between - middle)[sung].max() < 1
 
 
-def test_an_envelope_of_one_changes_nothing(clip: np.ndarray, voice: Make, sing: Make) -> None:
+def test_an_envelope_of_one_changes_nothing(
+    clip: np.ndarray, voice: Make, sing: Make, stub_encoder: None
+) -> None:
     voice()
     own = sing()
     assert np.array_equal(sing("-lea", "1"), own)
@@ -394,7 +396,7 @@ def test_an_envelope_of_one_changes_nothing(clip: np.ndarray, voice: Make, sing:
 
 
 def test_the_envelope_is_the_golden_function_of_source_and_result(
-    clip: np.ndarray, voice: Make, sing: Make
+    clip: np.ndarray, voice: Make, sing: Make, stub_encoder: None
 ) -> None:
     """Of one stretch without context: `match_envelope`, which test_loudness.py holds to the
     original's arrays, of what the voice sings otherwise.

@@ -38,7 +38,9 @@ SMALL: dict[str, Any] = {
     "n_layers": 1,
     "resblock_kernel_sizes": [3],
     "resblock_dilation_sizes": [[1, 3, 5]],
-    "upsample_initial_channel": 32,
+    "upsample_initial_channel": 16,
+    "upsample_rates": [16, 8, 4],
+    "upsample_kernel_sizes": [32, 16, 8],
     "gin_channels": 6,
     "ssl_dim": 10,
     "n_speakers": 3,
@@ -127,9 +129,9 @@ def save_diffusion(folder: Path, config: DiffusionConfig | None = None) -> Path:
 
 VOCODER: dict[str, Any] = {
     "resblock": "1",
-    "upsample_rates": [8, 8, 2, 2, 2],
-    "upsample_kernel_sizes": [16, 16, 4, 4, 4],
-    "upsample_initial_channel": 32,
+    "upsample_rates": [16, 8, 4],
+    "upsample_kernel_sizes": [32, 16, 8],
+    "upsample_initial_channel": 16,
     "resblock_kernel_sizes": [3],
     "resblock_dilation_sizes": [[1, 3, 5]],
     "num_mels": 8,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from svc import __version__
+from svc.atomic import write_text
 from svc.audio.frames import expand_units
 from svc.checkpoint import save_checkpoint
 from svc.config import (
@@ -36,6 +38,7 @@ from svc.errors import (
     OutputError,
     SvcError,
 )
+from svc.export.bundle import new_bundle
 from svc.export.full import FullReport, export_full
 from svc.export.full_examples import example_wave
 from svc.export.full_synthesizer import example_inputs
@@ -102,13 +105,15 @@ def export(voice: Path, encoder_file: Path) -> Callable[..., FullReport]:
 
 @pytest.fixture(scope="module")
 def exported(
-    voice: Path, encoder_file: Path, tmp_path_factory: pytest.TempPathFactory
+    voice: Path, encoder_file: Path, golden: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[FullReport, list[tuple[int, int, str]]]:
     output, seen = tmp_path_factory.mktemp("out") / "alice", []
+    shutil.copyfile(golden / "golden_enc_tiny_fcpe.pt", output.with_name("fcpe.pt"))
     report = export_full(
         voice,
         output=output,
         encoder_path=str(encoder_file),
+        pretrain_dir=output.parent,
         f0=["fcpe"],
         progress=lambda *state: seen.append(state),
     )
@@ -123,7 +128,7 @@ def test_what_is_written(
     names = ["synthesizer.onnx", "encoder.onnx", "f0_decoder.onnx", "f0_fcpe.onnx"]
     assert [graph.name for graph in report.graphs] == names
     assert sorted(path.name for path in folder.iterdir()) == sorted([*names, "svc.json"])
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert {path.name for path in folder.parent.iterdir()} == {folder.name, "fcpe.pt"}
     assert seen == [(i, 4, name) for i, name in enumerate([*names, ""])]
     for graph in report.graphs:
         assert graph.bytes == (folder / graph.name).stat().st_size
@@ -189,20 +194,36 @@ def test_the_graphs_together_sing_like_the_voice(
     assert wanted.abs().max() > 0.1
 
 
-def test_an_exported_voice_is_replaced_only_by_force(
-    export: Callable[..., FullReport], tmp_path: Path
+def test_an_exported_voice_is_not_replaced_unasked(
+    exported: tuple[FullReport, list[tuple[int, int, str]]], export: Callable[..., FullReport]
 ) -> None:
-    output = tmp_path / "deep" / "voice"
-    export(output)
-    before = (output / "svc.json").stat().st_mtime_ns
     with pytest.raises(OutputError, match="--force"):
-        export(output)
-    assert (output / "svc.json").stat().st_mtime_ns == before
-    (output / "left over").touch()
-    export(output, force=True)
-    assert not (output / "left over").exists()
-    assert read_bundle(output)
-    assert [path.name for path in output.parent.iterdir()] == ["voice"]
+        export(exported[0].folder)
+    assert read_bundle(exported[0].folder)
+
+
+def test_a_folder_is_replaced_at_the_end(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "voice"
+    with new_bundle(folder, force=False) as temporary:
+        (temporary / "svc.json").write_text("first")
+        assert not folder.exists()
+    with new_bundle(folder, force=True) as temporary:
+        (temporary / "svc.json").write_text("second")
+        assert (folder / "svc.json").read_text() == "first"
+    assert (folder / "svc.json").read_text() == "second"
+    with pytest.raises(ConfigError), new_bundle(folder, force=True):
+        raise ConfigError("something else")
+    assert (folder / "svc.json").read_text() == "second"
+    with pytest.raises(OutputError, match="--force"), new_bundle(folder, force=False):
+        pytest.fail("it began")
+    # Something else turned up during the export: it stays.
+    other = tmp_path / "songs"
+    with pytest.raises(OutputError, match="holds other files"), new_bundle(other, force=True):
+        write_text(other / "song.wav", "")
+    assert (other / "song.wav").exists()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "deep", "song.wav", "songs", "svc.json", "voice",
+    ]  # fmt: skip
 
 
 def test_other_folders_are_never_replaced(
