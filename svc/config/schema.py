@@ -73,6 +73,11 @@ def nearest(name: str, known: typing.Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
+def _template_of(where: str) -> str:
+    """Name of the template in which a config file's missing key is found."""
+    return "diffusion_template.yaml" if where.endswith((".yaml", ".yml")) else "template.json"
+
+
 def read_section(
     cls: type[Section], raw: Any, *, where: str, name: str
 ) -> tuple[Section, dict[str, Any]]:
@@ -101,7 +106,7 @@ def read_section(
             if field.default is dataclasses.MISSING:
                 raise ConfigError(
                     f'{where}: the key "{prefix}{field.name}" is missing (expected {expected}); '
-                    "copy it from configs/template.json or run  svc preprocess --stage config"
+                    f"copy it from configs/{_template_of(where)} or run  svc preprocess --stage config"
                 )
             continue
         try:

@@ -8,14 +8,14 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from svc.config import DiffusionConfig, SvcConfig, load_config
+from svc.config import DiffusionConfig, SvcConfig, check_vocoder, load_config
 from svc.diffusion import Unit2Mel
 from svc.diffusion.loading import load_diffusion
 from svc.errors import ConfigError
 from svc.retrieval.index_files import open_folder
 from svc.retrieval.legacy_index import open_legacy
 from svc.synthesizer import Synthesizer, load_synthesizer
-from svc.vocoder.nsf_hifigan import NsfHifigan, check_vocoder, load_vocoder
+from svc.vocoder.nsf_hifigan import NsfHifigan, load_vocoder
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def load_nets(
     if diffusion is not None:
         refiner = load_diffusion(diffusion, diffusion_config)
         if mel_vocoder is not None:
-            check_vocoder(refiner[1], mel_vocoder, n_mels=refiner[0].n_mels)
+            check_vocoder(refiner[1], mel_vocoder.config, n_mels=refiner[0].n_mels)
         if voice is not None:
             _check_fit(refiner[1], voice[1])
     return MoevsNets(voice, refiner, mel_vocoder, stored)

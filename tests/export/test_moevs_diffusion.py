@@ -138,19 +138,10 @@ def test_a_clients_loop_is_our_sampler(
     mel -= 5
     noisy = net.decoder.add_noise(net.decoder.normalize(mel), torch.tensor([k_step - 1]), noise)
     found = plms(run, noisy.numpy(), condition, k_step, speedup)
-    plan = dict(k_step=k_step, method="pndm", speedup=max(speedup, 2), compat=True)
-    if speedup == 1:  # of which ours makes ddpm; the client's loop goes on as it is
-        assert np.isfinite(found).all()
-        return
     wanted = net.infer(
-        stretched(given),
-        given["f0"],
-        given["volume"],
-        speaker_mix=mix,
-        mel=mel,
-        noise=noise,
-        **plan,
-    )
+        stretched(given), given["f0"], given["volume"], speaker_mix=mix, mel=mel, noise=noise,
+        k_step=k_step, method="pndm", speedup=speedup, compat=True,
+    )  # fmt: skip
     assert found.shape == (1, 8, 23)
     assert np.abs(found - mel.numpy()).max() > 0.01
     assert np.abs(found - wanted.numpy()).max() <= LIMIT
@@ -189,13 +180,11 @@ def test_against_the_original(k_step: int, speedup: int, golden: Path, tmp_path:
     torch.manual_seed(5)
     noise = torch.randn_like(torch.empty(1, 20, 8).mT[:, None])
     clean = torch.from_numpy(arrays["gt_spec"]).mT
-    noisy = net.decoder.add_noise(
-        net.decoder.normalize(clean),
-        torch.tensor([k_step - 1]),
-        noise,
-    )
+    noisy = net.decoder.add_noise(net.decoder.normalize(clean), torch.tensor([k_step - 1]), noise)
     found = plms(run, noisy.numpy(), condition, k_step, speedup)
-    assert np.abs(found.swapaxes(1, 2) - arrays[f"pndm_k{k_step}_s{speedup}"]).max() <= LIMIT
+    wanted = arrays[f"pndm_k{k_step}_s{speedup}"].swapaxes(1, 2)
+    # Float32 on both sides, and values up to 17: 1e-6 of the largest is usual.
+    assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize("log10", [False, True])

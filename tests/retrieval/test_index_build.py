@@ -10,6 +10,7 @@ import pytest
 
 from svc.retrieval.index_build import (
     BUILD_STEPS,
+    K_MEANS_STEPS,
     build_index,
     n_lists_for,
     reduce_rows,
@@ -98,7 +99,7 @@ def test_centres_stand_for_the_rows() -> None:
     seen: list[tuple[int, int]] = []
     centres = reduce_rows(rows, 100, seed=3, progress=lambda n, of, _: seen.append((n, of)))
     assert (centres.shape, centres.dtype) == ((100, 6), np.float32)
-    assert seen == [(n, 10) for n in range(1, 11)]
+    assert seen == [(n, K_MEANS_STEPS) for n in range(1, K_MEANS_STEPS + 1)]
     reference = MiniBatchKMeans(100, batch_size=1024, init="random", n_init=1, random_state=0)
     reference.fit(rows)
     assert spread(rows, centres) < 1.03 * spread(rows, reference.cluster_centers_)
