@@ -86,8 +86,8 @@ def resident() -> int:
 class Plain:
     """The way of the original (spec_cluster_index 5)."""
 
-    def __init__(self, index: FeatureIndex) -> None:
-        self.index = index._index(0)
+    def __init__(self, stored: StoredIndex) -> None:
+        self.index = stored.read()
         self.vectors = self.index.reconstruct_n(0, self.index.ntotal)
 
     def match(self, units: Rows) -> Rows:
@@ -100,8 +100,8 @@ class Plain:
         return found
 
 
-def opened(path: Path) -> FeatureIndex:
-    return FeatureIndex({0: StoredIndex.of(str(path), map_file(path))}, where=str(path))
+def stored_at(path: Path) -> StoredIndex:
+    return StoredIndex.of(str(path), map_file(path))
 
 
 def memory_of(kind: str, path: Path) -> int:
@@ -113,12 +113,14 @@ def memory_of(kind: str, path: Path) -> int:
     )
     small.match_numpy(few, "bench", 0)
     before = resident()
-    index = opened(path)
-    units = np.zeros((500, index.dim), np.float32)
+    stored = stored_at(path)
+    units = np.zeros((500, stored.facts.dim), np.float32)
     if kind == "plain":
-        plain = Plain(index)
+        plain = Plain(stored)
         plain.match(units)
     else:
+        index = FeatureIndex({0: stored}, where="")
+        del stored  # else it would hold on to the mapped file
         index.match_numpy(units, "bench", 0)
     return resident() - before
 
@@ -146,10 +148,10 @@ def measure(data: Rows, queries: Rows, nprobes: Sequence[int], runs: int) -> lis
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "Index-0.index"
         write_index(build_index(shuffled, seed=1), path)
-        index = opened(path)
+        index = FeatureIndex({0: stored_at(path)}, where=str(path))
         memory = {kind: in_own_process(kind, path) for kind in ("plain", "ours")}
         index.match_numpy(queries[:500], "bench", 0)
-    plain = Plain(index)
+        plain = Plain(stored_at(path))
     plain.match(queries[:500])
 
     step = round(CHUNK * UNIT_RATE)
@@ -187,7 +189,7 @@ def judge(
         steps = np.diff(blend(found, queries), axis=0)
         return found.ids, float(np.linalg.norm(steps, axis=1).mean())
 
-    exact, exact_step = look(index._facts[0].n_lists)
+    exact, exact_step = look(index.facts[0].n_lists)
     judged = {}
     for nprobe in nprobes:
         ids, step = look(nprobe)

@@ -108,7 +108,8 @@ def _envelope_array(wav: npt.NDArray[np.float32], sr: int, n: int) -> npt.NDArra
     hops = power.reshape(-1, hop).sum(axis=-1, dtype=np.float64)
     rms = np.sqrt((hops[:-1] + hops[1:]) / (2 * hop))[: 1 + wav.size // hop]
     place = np.maximum((np.arange(n) + 0.5) * (rms.size / n) - 0.5, 0.0)
-    return np.interp(place, np.arange(rms.size), rms).astype(np.float32)
+    envelope: npt.NDArray[np.float32] = np.interp(place, np.arange(rms.size), rms).astype("f4")
+    return envelope
 
 
 def _envelope(wav: Tensor, sr: int, n: int) -> Tensor:

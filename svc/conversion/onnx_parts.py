@@ -205,7 +205,8 @@ class GraphRefiner:
         plan = make_plan(schedule, self.method, k_step=options.k_step, speedup=self.speedup)
 
         def draw() -> FloatArray:
-            return random.standard_normal(clean.shape, dtype=np.float32)
+            drawn: FloatArray = random.standard_normal(clean.shape, dtype=np.float32)
+            return drawn
 
         def denoise(x: FloatArray, time: float) -> FloatArray:
             at = np.array([time], dtype=np.float32)

@@ -81,7 +81,7 @@ class FeatureIndex:
         (self.dim,) = {entry.facts.dim for entry in stored.values()}
         self.k, self.nprobe = k, nprobe
         self._where, self._names = where, dict(names or {})
-        self._facts = {number: entry.facts for number, entry in stored.items()}
+        self.facts = {number: entry.facts for number, entry in stored.items()}
         self._unread = dict(stored)
         self._indexes: dict[int, Any] = {}
 
@@ -144,7 +144,7 @@ class FeatureIndex:
         k, nprobe = k or self.k, nprobe or self.nprobe
         _check_counts(k, nprobe)
         self._check_units(units)
-        index, facts = self._index(speaker_id), self._facts[speaker_id]
+        index, facts = self._index(speaker_id), self.facts[speaker_id]
         options = None
         if facts.n_lists:
             lists = min(nprobe or facts.nprobe, facts.n_lists)
@@ -156,7 +156,7 @@ class FeatureIndex:
         return Neighbours(distances, ids, vectors)
 
     def _found(self, speaker_id: int, k: int) -> int:
-        return min(k, self._facts[speaker_id].rows)
+        return min(k, self.facts[speaker_id].rows)
 
     def _index(self, speaker_id: int) -> Any:
         if speaker_id not in self.speakers:

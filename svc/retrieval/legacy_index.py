@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from svc.atomic import atomic_path
 from svc.errors import CheckpointError
-from svc.retrieval.index_files import StoredIndex, is_native, map_file
+from svc.retrieval.index_files import StoredIndex, map_file
 from svc.safe_pickle import Builder, RefusedError, Stateful, read_pickle
 
 LEGACY_NAME = "feature_and_index.pkl"
@@ -140,8 +140,3 @@ def _integer(value: int) -> bytes:
 def _text(value: str) -> bytes:
     encoded = value.encode()
     return pickle.SHORT_BINUNICODE + bytes([len(encoded)]) + encoded
-
-
-def is_legacy(start: bytes) -> bool:
-    """Return whether a file that begins so may be a pickle (of protocol 2 and later), and not a native index."""
-    return start[:1] == pickle.PROTO and not is_native(start)

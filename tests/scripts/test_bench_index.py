@@ -46,8 +46,9 @@ def rows_of(text: str) -> list[list[str]]:
 def test_the_plain_way_finds_the_same(bench: ModuleType) -> None:
     data, queries = bench.made_up(2000, 16, 5), bench.made_up(100, 16, 99)
     content = memoryview(bytes(faiss.serialize_index(build_index(data, seed=1))))
-    index = FeatureIndex({0: StoredIndex.of("here", content)}, where="here")
-    plain = bench.Plain(index).match(queries)
+    stored = StoredIndex.of("here", content)
+    plain = bench.Plain(stored).match(queries)
+    index = FeatureIndex({0: stored}, where="here")
     assert len(plain) == 172  # 2 s at 44100 / 512
     stretched = np.arange(172) * 100 // 172
     ours = index.match_numpy(queries, "x", 0)[stretched]
