@@ -328,8 +328,8 @@ def fold_weight_norm(state: Mapping[str, Tensor], *, dim: int = 0) -> dict[str, 
 
 
 def step_of(path: str | Path) -> int | None:
-    """Return the step in a name like ``G_800.pth``, or None for any other name."""
-    match = re.fullmatch(r"[GD]_(\d+)\.pth", Path(path).name)
+    """Return the step in a name like ``G_800.pth`` (of a vocoder's run ``V_800.pth``), or None for any other name."""
+    match = re.fullmatch(r"[GDV]_(\d+)\.pth", Path(path).name)
     return int(match.group(1)) if match else None
 
 
@@ -354,7 +354,7 @@ def prune(run_dir: str | Path, kind: str, keep: int) -> list[Path]:
 
     Args:
         run_dir: folder of the run.
-        kind: "G" or "D"; only names ``<kind>_<digits>.pth`` are touched.
+        kind: "G", "D" or "V"; only names ``<kind>_<digits>.pth`` are touched.
         keep: how many to keep; 0 keeps all.
 
     Returns:

@@ -7,7 +7,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from svc.cli.infer_flags import F0_PREDICTOR, INDEX_K, K_STEP, add_arguments, refuse_later
+from svc.cli.infer_flags import (
+    ENHANCER,
+    F0_PREDICTOR,
+    INDEX_K,
+    K_STEP,
+    NOISE_SCALE,
+    add_arguments,
+)
 from svc.cli.progress import progress_bar
 from svc.errors import ConfigError
 
@@ -28,7 +35,6 @@ _RUN_DIR = Path("logs/44k")
 
 def run(args: argparse.Namespace) -> int:
     """Convert every song for every voice. Returns 0 all done, 1 some failed, 2 none done."""
-    refuse_later(args)
     _check_flags(args)
 
     # From the cheap checks to the heavy ones: no wrong flag waits for a model to load.
@@ -74,7 +80,12 @@ def run(args: argparse.Namespace) -> int:
         check_writable(folder)
     with (
         Converter.from_files(
-            voice.model, voice.config, choice, diffusion=diffusion, backend=args.backend
+            voice.model,
+            voice.config,
+            choice,
+            diffusion=diffusion,
+            enhancer=(args.vocoder or ENHANCER) if args.enhance else None,
+            backend=args.backend,
         ) as converter,
         progress_bar("infer") as progress,
     ):
@@ -99,14 +110,23 @@ def _check_flags(args: argparse.Namespace) -> None:
         )
     if args.second_encoding and not (args.shallow_diffusion or args.only_diffusion):
         raise ConfigError("-se/--second_encoding needs -shd/--shallow_diffusion")
+    if args.enhance:
+        from svc.conversion.options import check_enhancer
+
+        check_enhancer(args.backend, diffuses=args.shallow_diffusion or args.only_diffusion)
     no_diffusion = not (args.shallow_diffusion or args.only_diffusion)
     no_timbre = args.cluster_infer_ratio == 0
     idle = {
         "-lg has no effect without -cl": args.linear_gradient > 0 and args.clip == 0,
         "-f0p has no effect with --f0": args.f0 is not None and args.f0_predictor != F0_PREDICTOR,
         "-ks has no effect without -shd": args.k_step != K_STEP and not args.shallow_diffusion,
-        "-dm, -dc, --diffusion_method, --diffusion_speedup and --vocoder have no effect without "
-        "-shd or -od": no_diffusion
+        "-ns has no effect with -od": args.only_diffusion and args.noise_scale != NOISE_SCALE,
+        "-eak has no effect without -eh": args.enhancer_adaptive_key != 0 and not args.enhance,
+        "--vocoder has no effect without -shd, -od or -eh": no_diffusion
+        and not args.enhance
+        and args.vocoder is not None,
+        "-dm, -dc, --diffusion_method and --diffusion_speedup have no effect without -shd or "
+        "-od": no_diffusion
         and any(
             value is not None
             for value in (
@@ -114,7 +134,6 @@ def _check_flags(args: argparse.Namespace) -> None:
                 args.diffusion_config_path,
                 args.diffusion_method,
                 args.diffusion_speedup,
-                args.vocoder,
             )
         ),
         "-cm, -fr, --protect, --index_k and --index_nprobe have no effect without -cr": no_timbre
@@ -148,6 +167,7 @@ def _options(args: argparse.Namespace) -> InferOptions:
         mode="diff" if args.only_diffusion else "sovdiff" if args.shallow_diffusion else "sovits",
         k_step=args.k_step,
         second_encoding=args.second_encoding,
+        enhancer_key=args.enhancer_adaptive_key,
         loudness_envelope=args.loudness_envelope_adjustment,
         max_chunk_seconds=args.max_chunk,
         seed=args.seed,

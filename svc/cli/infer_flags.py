@@ -14,13 +14,13 @@ from svc.cli.options import (
     add_seed,
     f0_predictor_help,
 )
-from svc.errors import SvcError
 
 OUTPUT_DIR = Path("results")
 F0_PREDICTOR = "pm"
-DIFFUSION_MODEL = Path("logs/44k/diffusion/model_0.pt")
 K_STEP = 100
 INDEX_K = 8
+NOISE_SCALE = 0.4
+ENHANCER = Path("pretrain/nsf_hifigan/model")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,11 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     _add_timbre(parser)
     _add_diffusion(parser)
+    _add_enhancer(parser)
     group = parser.add_argument_group("sound")
     flag = partial(add_argument, group, metavar="X", type=float)
     text = "amount of chance in the voice's detail (default: 0.4)"
     names = ("-ns", "--noice_scale", "--noise_scale")
-    flag(*names, dest="noise_scale", default=0.4, help=text)
+    flag(*names, dest="noise_scale", default=NOISE_SCALE, help=text)
     text = "1 = the voice's own loudness, 0 = the source's, moment by moment (default: 1)"
     flag("-lea", "--loudness_envelope_adjustment", default=1.0, help=text)
     add_seed(group, 52468)
@@ -107,7 +108,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--max_chunk", default=None, help=text)
     text = "cut, join and round exactly as so-vits-svc 4.1 did, its faults included"
     add_argument(group, "--compat", action="store_true", help=text)
-    _add_later(parser)
 
 
 def _transposition(text: str) -> float | str:
@@ -159,7 +159,7 @@ def _add_diffusion(parser: argparse.ArgumentParser) -> None:
     flag("-shd", "--shallow_diffusion", action="store_true", help=text)
     text = "let the diffusion model sing alone"
     flag("-od", "--only_diffusion", action="store_true", help=text)
-    text = f"its checkpoint (default: {DIFFUSION_MODEL})"
+    text = "its checkpoint (default: newest diffusion/model_*.pt beside the voice)"
     flag("-dm", "--diffusion_model_path", metavar="FILE", type=Path, help=text)
     text = "its config (default: config.yaml beside it)"
     flag("-dc", "--diffusion_config_path", metavar="FILE", type=Path, help=text)
@@ -171,22 +171,20 @@ def _add_diffusion(parser: argparse.ArgumentParser) -> None:
     flag("--diffusion_method", metavar="NAME", help=text)
     text = "evaluations are fewer by this factor (default: as its config says)"
     flag("--diffusion_speedup", metavar="N", type=int, help=text)
-    text = "weights of the NSF-HiFiGAN vocoder (default: as its config says)"
+    text = "weights of the NSF-HiFiGAN vocoder, also of -eh (default: as its config says)"
     flag("--vocoder", metavar="FILE", type=Path, help=text)
 
 
-def _add_later(parser: argparse.ArgumentParser) -> None:
-    flag = partial(add_argument, parser.add_argument_group("not in this version yet"))
-    flag("-eh", "--enhance", action="store_true", help="NSF-HiFiGAN enhancer")
-    flag("-eak", "--enhancer_adaptive_key", metavar="N", type=int, default=0, help="its shift")
-
-
-def refuse_later(args: argparse.Namespace) -> None:
-    """Raise SvcError for the first flag whose feature is not in this version."""
-    asked = {
-        "-eh/--enhance": args.enhance,
-        "-eak/--enhancer_adaptive_key": args.enhancer_adaptive_key != 0,
-    }
-    for flag, given in asked.items():
-        if given:
-            raise SvcError(f"{flag} is not in this version yet; run without {flag.split('/')[0]}")
+def _add_enhancer(parser: argparse.ArgumentParser) -> None:
+    flag = partial(add_argument, parser.add_argument_group("enhancer"))
+    text = (
+        "let an NSF-HiFiGAN vocoder sing the result again, which takes --vocoder (default: "
+        f"{ENHANCER}); not with -shd and -od, which end in a vocoder anyway"
+    )
+    flag("-eh", "--enhance", action="store_true", help=text)
+    text = (
+        "semitones by which it hears the result lower: above 0 where high notes break, below 0 for low "
+        "ones (default: 0)"
+    )
+    names = ("-eak", "--enhancer_adaptive_key")
+    flag(*names, metavar="SEMITONES", type=int, default=0, help=text)

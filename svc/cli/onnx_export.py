@@ -76,12 +76,13 @@ def _fill_in_names(args: argparse.Namespace) -> None:
     """Turn -n into the paths that it stands for."""
     if args.name is None:
         return
-    if Path(args.name).name != args.name or args.name == ".." or "\\" in args.name:
+    name = args.name.rstrip("/")  # as a shell completes it
+    if name in ("", "..") or Path(name).name != name or "\\" in name:
         raise ConfigError(
             f"-n {args.name}: the name of a folder in {CHECKPOINTS}/ is wanted, not a path; "
             "for files elsewhere use -m, -c and -o"
         )
-    folder = CHECKPOINTS / args.name
+    folder = CHECKPOINTS / name
     args.model_path = folder / _MODEL
     args.config_path = args.config_path or folder / _CONFIG
     if args.output is None and args.profile != "full":

@@ -98,6 +98,13 @@ def _add_config_arguments(group: argparse._ArgumentGroup) -> None:
         "Hugging Face folder; for fused encoders ID=PATH[,ID=PATH]; the config records it",
     )
     add_argument(
+        group,
+        "--vocoder",
+        metavar="PATH",
+        help="mel vocoder of the diffusion model, its weights or their folder, for diffusion.yaml "
+        "(default: the template's, pretrain/nsf_hifigan/model)",
+    )
+    add_argument(
         group, "--vol_aug", action="store_true", help="volume embedding and volume augmentation"
     )
     add_argument(group, "--tiny", action="store_true", help="the smaller model")
@@ -153,7 +160,8 @@ def _add_feature_arguments(group: argparse._ArgumentGroup) -> None:
         group,
         "--use_diff",
         action="store_true",
-        help="features of the diffusion model (not in this version yet)",
+        help="write what  svc train-diff  needs too: mels, and a copy of each changed in pitch and "
+        "loudness; needs config.json of the mel vocoder",
     )
     add_argument(
         group,
@@ -180,6 +188,7 @@ def run(args: argparse.Namespace) -> int:
             encoder_path=args.encoder_path,
             vol_aug=args.vol_aug,
             tiny=args.tiny,
+            vocoder=args.vocoder,
         ),
         stage=args.stage,
         seed=args.seed,

@@ -100,7 +100,11 @@ def load_vocoder_config(path: str | Path) -> VocoderConfig:
 
 
 def check_vocoder(
-    config: DiffusionConfig, vocoder: VocoderConfig, *, n_mels: int | None = None
+    config: DiffusionConfig,
+    vocoder: VocoderConfig,
+    *,
+    n_mels: int | None = None,
+    advice: str = "give the vocoder it was trained with",
 ) -> None:
     """Refuse a vocoder that does not speak the mels of a diffusion voice.
 
@@ -109,6 +113,7 @@ def check_vocoder(
         vocoder: of the vocoder.
         n_mels: mel bands of the voice's net (`Unit2Mel.n_mels`), which its config does not tell;
             None = not known.
+        advice: what to do.
 
     Raises:
         ConfigError: names what differs, and both values.
@@ -126,5 +131,5 @@ def check_vocoder(
     if wrong:
         raise ConfigError(
             f"the diffusion voice ({config.path or 'its config'}) and its vocoder do not fit: "
-            f"{'; '.join(wrong)}; give the vocoder it was trained with"
+            f"{'; '.join(wrong)}; {advice}"
         )

@@ -71,11 +71,12 @@ class Backend(Protocol):
             window: float32 (n,) at the voice's rate, n >= hop_length.
             speaker: id, or float32 (n // hop_length, S) weights of the ids 0 ... S - 1 per frame.
             options: transpose, auto_f0, noise_scale, loudness_envelope, cluster_ratio, protect,
-                k_step, second_encoding and seed are used.
+                k_step, second_encoding, enhancer_key and seed are used.
             track: the melody, n // hop_length frames; None = what the predictor hears.
 
         Returns:
-            float32 (n // hop_length * hop_length,) at the voice's rate.
+            float32 (n // hop_length * hop_length,) at the voice's rate; as long as the original's
+            where it has an enhancer and `compat`.
 
         Raises:
             SvcError: the model produced NaN.

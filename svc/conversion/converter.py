@@ -37,6 +37,7 @@ from svc.conversion.options import (
     HearingChoice,
     InferOptions,
     check_backend,
+    check_enhancer,
 )
 from svc.conversion.speaker_mix import SpeakerMix
 from svc.conversion.speakers import find_speaker
@@ -67,6 +68,7 @@ class Converter:
         choice: HearingChoice | None = None,
         *,
         diffusion: DiffusionChoice | None = None,
+        enhancer: Path | None = None,
         backend: str = "torch",
     ) -> Converter:
         """Load a voice; whatever is wrong with it is found here, before any audio is read.
@@ -79,6 +81,8 @@ class Converter:
             choice: how it listens, and where it computes; None = the defaults.
             diffusion: a diffusion model that goes over the result (shallow diffusion), or sings
                 alone.
+            enhancer: weights of the vocoder that sings the result again; not with diffusion, which
+                has a vocoder of its own.
             backend: one of `BACKENDS`: "torch", or "onnx", which does without torch.
 
         Returns:
@@ -90,6 +94,8 @@ class Converter:
         """
         choice = choice or HearingChoice()
         check_backend(backend)
+        if enhancer is not None:
+            check_enhancer(backend, diffuses=diffusion is not None)
         if backend == "onnx":
             from svc.conversion.onnx_voice import load_onnx_voice
 
@@ -104,7 +110,9 @@ class Converter:
             return cls(load_diffusion_voice(diffusion, choice))
         from svc.conversion.voice import load_voice
 
-        return cls(load_voice(model_path, config_path, choice, diffusion=diffusion))
+        return cls(
+            load_voice(model_path, config_path, choice, diffusion=diffusion, enhancer=enhancer)
+        )
 
     def __enter__(self) -> Converter:
         return self

@@ -50,6 +50,7 @@ class InferOptions:
     mode: Mode = "sovits"  # what sings: the voice, diffusion going over it, or diffusion alone
     k_step: int = 100  # steps of noise that shallow diffusion puts in and takes out again (-ks)
     second_encoding: bool = False  # diffusion hears the voice's own result (-se)
+    enhancer_key: int = 0  # semitones by which the enhancer hears the result lower (-eak)
     loudness_envelope: float = 1.0  # 1 = keep the model's loudness, 0 = impose the source's (-lea)
     max_chunk_seconds: float | None = None  # longest stretch without a cut; 0 = unlimited,
     # None = what the speech encoder is at home with: bounds memory, keeps units as in training
@@ -76,6 +77,7 @@ class InferOptions:
         _check("--protect", self.protect, 0.0, 1.0)
         if self.k_step < 1:
             raise ConfigError(f"-ks/--k_step is {self.k_step}: give a whole number from 1 up")
+        _check("-eak/--enhancer_adaptive_key", self.enhancer_key, -24, 24, "semitones")
         _check("-lea/--loudness_envelope_adjustment", self.loudness_envelope, 0.0, 1.0)
         longest = self.max_chunk_seconds or 0.0
         _check("--max_chunk", longest, 0.0, 3600.0, "seconds")
@@ -138,6 +140,19 @@ def check_backend(name: str) -> None:
     """Raise ConfigError for a name that is not one of `BACKENDS`."""
     if name not in BACKENDS:
         raise ConfigError(f'--backend "{name}" is unknown: choose {", ".join(BACKENDS)}')
+
+
+def check_enhancer(backend: str, *, diffuses: bool) -> None:
+    """Raise ConfigError where an enhancer has no place: after diffusion, and after graphs."""
+    if diffuses:
+        raise ConfigError(
+            "-eh/--enhance and diffusion (-shd or -od): a vocoder has sung the result already, and "
+            "so-vits-svc 4.1 does without the enhancer too; leave one of them out"
+        )
+    if backend != "torch":
+        raise ConfigError(
+            "-eh/--enhance and --backend onnx: an exported voice has no enhancer; use --backend torch"
+        )
 
 
 def with_transposition(options: InferOptions, value: float | str) -> InferOptions:

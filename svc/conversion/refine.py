@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svc.config import DiffusionConfig, SvcConfig, check_vocoder, load_diffusion_config
+from svc.config import SvcConfig, check_vocoder, load_diffusion_config
+from svc.config.pairs import check_pair
 from svc.conversion.chunks import FloatArray
 from svc.conversion.options import DiffusionChoice, InferOptions
 from svc.diffusion.loading import load_diffusion
@@ -138,7 +139,7 @@ def load_refiner(
     """
     settings = load_diffusion_config(choice.config_path)
     if config is not None:
-        check_fit(settings, config, choice.config_path)
+        check_pair(settings, config, where=str(choice.config_path))
     vocoder_path = Path(settings.vocoder.ckpt) if choice.vocoder is None else choice.vocoder
     vocoder = load_vocoder(vocoder_path, kind=settings.vocoder.type, device=device)
     diffusion, _ = load_diffusion(choice.model, choice.config_path, device=device)
@@ -152,23 +153,3 @@ def load_refiner(
         speedup=settings.infer.speedup if choice.speedup is None else choice.speedup,
         compat=compat,
     )
-
-
-def check_fit(settings: DiffusionConfig, config: SvcConfig, path: Path) -> None:
-    """Compare what a diffusion model and a voice were trained on.
-
-    Raises:
-        ConfigError: rate, hop or encoder differ; names file and keys.
-    """
-    pairs = {
-        "data.sampling_rate": (settings.data.sampling_rate, config.data.sampling_rate),
-        "data.block_size": (settings.data.block_size, config.data.hop_length),
-        "data.encoder": (settings.data.encoder, config.model.speech_encoder),
-        "data.encoder_out_channels": (settings.data.encoder_out_channels, config.model.ssl_dim),
-    }
-    for key, (theirs, ours) in pairs.items():
-        if theirs != ours:
-            raise ConfigError(
-                f'{path}: "{key}" is {theirs}, the voice has {ours}: diffusion model and voice must '
-                "come from the same preprocessing; choose the pair that belongs together"
-            )

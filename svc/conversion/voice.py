@@ -35,6 +35,7 @@ from svc.synthesizer import Synthesizer, load_synthesizer
 if TYPE_CHECKING:
     from svc.conversion.refine import Refiner
     from svc.retrieval.base import UnitRetriever
+    from svc.vocoder.enhancer import Enhancer
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Voice:
         ranges: which notes each speaker sings, of those for whom that is known.
         retriever: clusters or index of the voice's own units; None = there is none.
         refiner: diffusion model and vocoder that go over the result; None = there are none.
+        enhancer: vocoder that sings the result again; None = there is none.
 
     Raises:
         ConfigError: the encoder's units do not have the width the voice was trained on.
@@ -72,6 +74,7 @@ class Voice:
     ranges: Mapping[str, VoiceRange] = field(default_factory=dict)
     retriever: UnitRetriever | None = None
     refiner: Refiner | None = None
+    enhancer: Enhancer | None = None
 
     def __post_init__(self) -> None:
         check_encoder_width(
@@ -159,6 +162,15 @@ class Voice:
                 units = listener.encode_again(wav, heard.uv)
             loud = listener.volume(wav) if volume is None else volume
             wav = self.refiner.sing(units, f0.float(), loud, speaker, options, wav=wav)
+        if self.enhancer is not None:
+            wav = self.enhancer(
+                wav,
+                self.sampling_rate,
+                f0[0],
+                self.hop_length,
+                adaptive_key=options.enhancer_key,
+                generator=torch.Generator().manual_seed(options.seed),
+            )
         return finished(wav, heard.source, self.sampling_rate, options)
 
 
@@ -185,6 +197,7 @@ def load_voice(
     choice: HearingChoice | None = None,
     *,
     diffusion: DiffusionChoice | None = None,
+    enhancer: Path | None = None,
 ) -> Voice:
     """Load a voice; see `Converter.from_files`."""
     choice = choice or HearingChoice()
@@ -213,6 +226,11 @@ def load_voice(
         from svc.conversion.refine import load_refiner
 
         refiner = load_refiner(diffusion, config, device=device, compat=choice.compat)
+    again = None
+    if enhancer is not None:
+        from svc.vocoder.enhancer import load_enhancer
+
+        again = load_enhancer(enhancer, device=device, compat=choice.compat)
     synthesizer = load_synthesizer(Path(model_path), config, device=device, compat=choice.compat)
     return Voice(
         synthesizer,
@@ -226,6 +244,7 @@ def load_voice(
         ranges=known_ranges(Path(model_path)),
         retriever=retriever,
         refiner=refiner,
+        enhancer=again,
     )
 
 

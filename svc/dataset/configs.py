@@ -13,6 +13,7 @@ from pathlib import Path
 
 from svc.atomic import atomic_path
 from svc.config import (
+    DiffusionConfig,
     SvcConfig,
     find_template,
     load_config,
@@ -39,6 +40,7 @@ class ConfigOptions:
     # None = the template's, where the encoder is the template's too
     vol_aug: bool = False  # volume embedding and augmentation
     tiny: bool = False
+    vocoder: str | None = None  # weights or folder of the mel vocoder; None = the template's
 
     @property
     def diffusion_path(self) -> Path:
@@ -115,6 +117,41 @@ def build_config(options: ConfigOptions, speakers: Iterable[str]) -> tuple[SvcCo
     )
 
 
+def build_diffusion_config(options: ConfigOptions, config: SvcConfig) -> DiffusionConfig:
+    """Make the diffusion config that belongs to a config; nothing is written.
+
+    Args:
+        options: where the vocoder lies.
+        config: from `build_config`.
+
+    Raises:
+        ConfigError: the template is no diffusion config.
+    """
+    diffusion = load_diffusion_config(find_template("diffusion_template.yaml"))
+    diffusion = new_diffusion_config(
+        diffusion,
+        encoder=config.model.speech_encoder,
+        encoder_out_channels=config.model.ssl_dim,
+        speakers=config.spk,
+    )
+    vocoder = diffusion.vocoder
+    if options.vocoder is not None:
+        vocoder = dataclasses.replace(vocoder, ckpt=options.vocoder)
+    return dataclasses.replace(
+        diffusion,
+        vocoder=vocoder,
+        model=dataclasses.replace(diffusion.model, n_spk=config.model.n_speakers),
+        data=dataclasses.replace(
+            diffusion.data,
+            sampling_rate=config.data.sampling_rate,
+            block_size=config.data.hop_length,
+            training_files=config.data.training_files,
+            validation_files=config.data.validation_files,
+            unit_interpolate_mode=config.data.unit_interpolate_mode,
+        ),
+    )
+
+
 def write_configs(options: ConfigOptions, config: SvcConfig) -> list[str]:
     """Write `config.json` and `diffusion.yaml`; files with other content are kept as ``.bak``
     first.
@@ -129,25 +166,7 @@ def write_configs(options: ConfigOptions, config: SvcConfig) -> list[str]:
     Raises:
         OutputError: a file cannot be written.
     """
-    diffusion = load_diffusion_config(find_template("diffusion_template.yaml"))
-    diffusion = new_diffusion_config(
-        diffusion,
-        encoder=config.model.speech_encoder,
-        encoder_out_channels=config.model.ssl_dim,
-        speakers=config.spk,
-    )
-    diffusion = dataclasses.replace(
-        diffusion,
-        model=dataclasses.replace(diffusion.model, n_spk=config.model.n_speakers),
-        data=dataclasses.replace(
-            diffusion.data,
-            sampling_rate=config.data.sampling_rate,
-            block_size=config.data.hop_length,
-            training_files=config.data.training_files,
-            validation_files=config.data.validation_files,
-            unit_interpolate_mode=config.data.unit_interpolate_mode,
-        ),
-    )
+    diffusion = build_diffusion_config(options, config)
     notes: list[str] = []
     path = options.config_path
     if path.is_file() and not _same_config(path, config):

@@ -15,11 +15,13 @@ import numpy.typing as npt
 import torch
 
 from svc.audio.loudness import frame_volume
-from svc.audio.mel import linear_spectrogram
+from svc.audio.mel import LogMel, linear_spectrogram
 from svc.audio.pitch import F0Track
 from svc.audio.resample import resample
+from svc.dataset.augment import augment, draw_change
 from svc.dataset.clips import LeftOut, read_clip
-from svc.dataset.features import FeatureCache, FeatureSettings
+from svc.dataset.feature_settings import AUGMENTED, MEL_PARTS, FeatureSettings
+from svc.dataset.features import FeatureCache
 from svc.dataset.pool import Outcome, cpu_count, run_jobs
 from svc.devices import resolve_device
 from svc.errors import DatasetError
@@ -51,7 +53,9 @@ class ExtractorOptions:
     @property
     def parts(self) -> tuple[str, ...]:
         """The feature files to keep up to date."""
-        return ("units", "f0", "volume", "spec") if self.spec_cache else ("units", "f0", "volume")
+        spec = ("spec",) if self.spec_cache else ()
+        mels = MEL_PARTS if self.settings.mel is not None else ()
+        return ("units", "f0", "volume", *spec, *mels)
 
     def group_size(self, n_files: int, jobs: int) -> int:
         """Return how many recordings a worker takes at a time, so that all workers have some."""
@@ -99,6 +103,8 @@ class Extractor:
         self._cache = FeatureCache(settings)
         self._together = True  # until the memory turns out too small for it
         device = str(resolve_device(options.device))
+        # Complex numbers are not at home on every other kind of device.
+        self._mel_device = device if device.startswith("cuda") else "cpu"
         # The predictor first: it is the cheaper one to find missing.
         self._predictor = build_f0_predictor(
             settings.f0_predictor,
@@ -211,8 +217,23 @@ class Extractor:
                 hop_length=settings.hop_length,
                 win_length=settings.win_length,
             )[0]
+        made |= self._mels(clip)
         self._cache.save(clip.path, **made)
         return True
+
+    def _mels(self, clip: _Clip) -> dict[str, torch.Tensor]:
+        """Mels of a recording, where wanted."""
+        settings, made = self.options.settings, dict[str, torch.Tensor]()
+        if settings.mel is None:
+            return made
+        wav, log_mel = torch.from_numpy(clip.wav).to(self._mel_device), LogMel(settings.mel)
+        if "mel" in clip.stale:
+            made["mel"] = log_mel(wav[None])[0].T
+        if clip.stale & set(AUGMENTED):
+            peak = float(wav.abs().max())
+            gain, key_shift = draw_change(clip.path, settings.aug_seed, peak)
+            made |= augment(wav, log_mel, gain=gain, key_shift=key_shift)
+        return made
 
     def _f0(self, wav: FloatArray, track: F0Track | None) -> torch.Tensor:
         track = self._predictor(wav) if track is None else track

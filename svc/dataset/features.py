@@ -7,11 +7,16 @@ so-vits-svc 4.1 layout, spec_core 6.4: for ``a.wav``
 ``a.wav.f0.npy``       f0 in Hz (filled through unvoiced frames) and uv (1 = voiced), (2, N)
 ``a.wav.vol.npy``      volume, linear RMS per frame, float32 (N,)
 ``a.spec.pt``          linear spectrogram, torch float32 (F, N); optional
+``a.wav.mel.npy``      log-mel as the vocoder measures it, float32 (N, M); with --use_diff, like
+                       the next two (spec_diffusion 10)
+``a.wav.aug_mel.npy``  the same of the clip shifted in pitch, float32 (N, M + 1): the last column
+                       is the shift in semitones (the original: a pickled pair)
+``a.wav.aug_vol.npy``  volume of that changed clip, float32 (N,)
 ``a.wav.meta.json``    ours: the settings of each part; size, time and hash of the recording
 =====================  =====================================================================
 
-N = samples // hop_length. Files of the original are read too; it keeps F0 as a pickled object
-array, which goes through a reader that takes nothing but floats.
+N = samples // hop_length. Files of the original are read too; its pickled object arrays go through a
+reader that takes nothing but floats.
 """
 
 from __future__ import annotations
@@ -29,73 +34,16 @@ from torch import Tensor
 from svc.atomic import atomic_path, output_error, write_text
 from svc.audio.pitch import F0Track
 from svc.config import SvcConfig
+from svc.dataset.feature_settings import AUGMENTED, MEL_PARTS, FeatureSettings, is_edited
 from svc.dataset.fingerprint import fingerprint, same_recording
-from svc.dataset.old_arrays import read_array
+from svc.dataset.old_arrays import read_array, read_augmented
 from svc.dataset.tensor_files import load_tensor, save_tensor
 from svc.errors import DatasetError, MissingFileError
 
 META_VERSION = 1
-PARTS = ("units", "f0", "volume", "spec")
+PARTS = ("units", "f0", "volume", "spec", *MEL_PARTS)
 _ADVICE = "run  svc preprocess --stage features"
-
-PartSettings = dict[str, str | int | float | None]
-
-
-@dataclass(frozen=True)
-class FeatureSettings:
-    """What the features of a recording depend on, apart from the recording."""
-
-    speech_encoder: str
-    sampling_rate: int  # Hz
-    hop_length: int  # samples
-    filter_length: int = 2048  # n_fft of the spectrogram
-    win_length: int = 2048  # samples
-    encoder_file: str | None = None  # hash of the encoder's weights
-    own_weights: bool = False  # the user's, not those at the encoder's default place
-    encoder_precision: str = "fp32"  # of the encoder's matrix products
-    f0_predictor: str = "fcpe"
-    f0_min: float = 50.0  # Hz
-    f0_max: float = 1100.0  # Hz
-    keep_edited: bool = True  # an F0 that a person has edited is never out of date
-
-    def of(self, part: str) -> PartSettings:
-        """Return the settings one part depends on, as they stand in the side-car."""
-        frames: PartSettings = {
-            "sampling_rate": self.sampling_rate,
-            "hop_length": self.hop_length,
-        }
-        if part == "units":
-            # Units depend on the recording's rate only through resampling to 16 kHz, which the
-            # file's own hash covers.
-            units: PartSettings = {
-                "speech_encoder": self.speech_encoder,
-                "encoder_file": self.encoder_file,
-            }
-            if self.encoder_precision != "fp32":
-                units["encoder_precision"] = self.encoder_precision
-            return units
-        if part == "f0":
-            return {
-                "f0_predictor": self.f0_predictor,
-                "f0_min": self.f0_min,
-                "f0_max": self.f0_max,
-                **frames,
-            }
-        if part == "spec":
-            return {"filter_length": self.filter_length, "win_length": self.win_length, **frames}
-        return frames
-
-    def fits(self, part: str, recorded: Any) -> bool:
-        """Return whether a part was made with these settings, by what the side-car says of it."""
-        if part == "f0" and _is_edited(recorded) and self.keep_edited:
-            frames = self.of("volume")
-            return all(recorded.get(key) == frames[key] for key in frames)
-        wanted = self.of(part)
-        known = isinstance(recorded, Mapping) and recorded.get("encoder_file") is not None
-        if part == "units" and not known and not self.own_weights:
-            # Side-cars of the first release have no hash where the default weights were used.
-            wanted["encoder_file"] = None
-        return bool(recorded == wanted)
+_MEL_ADVICE = f"{_ADVICE} --use_diff"
 
 
 @dataclass(frozen=True)
@@ -110,6 +58,16 @@ class ClipFeatures:
 
 
 @dataclass(frozen=True)
+class ClipMels:
+    """What only the diffusion model learns from, float32 tensors on the CPU."""
+
+    mel: Tensor  # (N, M) natural log
+    aug_mel: Tensor  # (N, M) of the clip changed in loudness and pitch
+    aug_volume: Tensor  # (N,) of that clip
+    key_shift: float  # semitones by which it was shifted
+
+
+@dataclass(frozen=True)
 class FeaturePaths:
     """Where the features of one recording lie."""
 
@@ -117,6 +75,9 @@ class FeaturePaths:
     f0: Path
     volume: Path
     spec: Path
+    mel: Path
+    aug_mel: Path
+    aug_volume: Path
     meta: Path
 
     @classmethod
@@ -133,6 +94,9 @@ class FeaturePaths:
             f0=beside(".f0.npy"),
             volume=beside(".vol.npy"),
             spec=spec,
+            mel=beside(".mel.npy"),
+            aug_mel=beside(".aug_mel.npy"),
+            aug_volume=beside(".aug_vol.npy"),
             meta=beside(".meta.json"),
         )
 
@@ -141,10 +105,6 @@ class FeaturePaths:
         path.
         """
         return Path(str(wav).replace(".wav", ".spec.pt"))
-
-
-def _is_edited(record: Any) -> bool:
-    return isinstance(record, Mapping) and record.get("edited") is True
 
 
 def _read_meta(path: Path) -> dict[str, Any] | None:
@@ -192,11 +152,12 @@ class FeatureCache:
         paths, meta = FeaturePaths.of(wav), _read_meta(FeaturePaths.of(wav).meta)
         if meta is None or not same_recording(wav, meta.get("wav")):
             return set(parts)
-        return {
+        stale = {
             part
             for part in parts
             if not self.settings.fits(part, meta.get(part)) or not getattr(paths, part).is_file()
         }
+        return stale | set(AUGMENTED) if stale & set(AUGMENTED) else stale
 
     def is_fresh(self, wav: Path, parts: tuple[str, ...] = ("units", "f0", "volume")) -> bool:
         """Return whether all these parts are there and up to date."""
@@ -209,7 +170,7 @@ class FeatureCache:
         Args:
             wav: the recording; its files are written beside it.
             **parts: ``units`` (C, S) or (1, C, S); ``f0`` (2, N) with uv as second row; ``volume``
-                (N,); ``spec`` (F, N).
+                (N,); ``spec`` (F, N); ``mel`` (N, M); ``aug_mel`` (N, M + 1), ``aug_volume`` (N,).
 
         Raises:
             DatasetError: a value is not finite.
@@ -283,7 +244,7 @@ class FeatureCache:
     def has_edited_f0(self, wav: Path) -> bool:
         """Return whether a recording keeps an F0 that a person has edited."""
         meta = _read_meta(FeaturePaths.of(wav).meta)
-        return meta is not None and _is_edited(meta.get("f0")) and self.is_fresh(wav, ("f0",))
+        return meta is not None and is_edited(meta.get("f0")) and self.is_fresh(wav, ("f0",))
 
     def load(self, wav: Path, *, spec: bool = False) -> ClipFeatures:
         """Load the features of a recording, ours or the original's.
@@ -342,6 +303,52 @@ class FeatureCache:
                 bins = self.settings.filter_length // 2 + 1
                 return spec if spec.dim() == 2 and spec.shape[0] == bins else None
         return None
+
+    def load_mels(self, wav: Path) -> ClipMels:
+        """Load the mels of a recording, ours or the original's.
+
+        Args:
+            wav: the recording.
+
+        Returns:
+            Mel and augmentation; with as many frames as the files hold.
+
+        Raises:
+            MissingFileError: a file is absent.
+            DatasetError: a file is damaged or refused, or the mels do not belong to this recording
+                or vocoder.
+        """
+        paths, meta = FeaturePaths.of(wav), _read_meta(FeaturePaths.of(wav).meta)
+        for part in MEL_PARTS:
+            if not getattr(paths, part).is_file():
+                raise MissingFileError(f"{getattr(paths, part)} is not there; {_MEL_ADVICE}")
+        if meta is not None:
+            self._check_mels(wav, meta)
+        mel, augmented = read_array(paths.mel), read_augmented(paths.aug_mel)
+        volume, bands = read_array(paths.aug_volume), self.settings.n_mels
+        if mel.ndim != 2 or mel.shape[1] != bands or augmented.shape != (len(mel), bands + 1):
+            raise DatasetError(
+                f"{paths.mel} and {paths.aug_mel.name} hold {mel.shape} and {augmented.shape}, the "
+                f"vocoder has {bands} mel bands; {_MEL_ADVICE}"
+            )
+        if volume.ndim != 1 or abs(len(volume) - len(mel)) > 2:
+            raise DatasetError(
+                f"{paths.aug_volume}: {volume.shape} values for {len(mel)} frames; {_MEL_ADVICE}"
+            )
+        return ClipMels(
+            mel=torch.from_numpy(mel),
+            aug_mel=torch.from_numpy(augmented[:, :-1].copy()),
+            aug_volume=torch.from_numpy(volume),
+            key_shift=float(augmented[0, -1]),
+        )
+
+    def _check_mels(self, wav: Path, meta: Mapping[str, Any]) -> None:
+        if not same_recording(wav, meta.get("wav")):
+            raise DatasetError(f"{wav} has changed since its mels were made; {_MEL_ADVICE}")
+        for part in MEL_PARTS:
+            if not self.settings.same_mels(meta.get(part)):
+                why = "for another vocoder" if part in meta else "of something older"
+                raise DatasetError(f"the mels of {wav} were made {why}; {_MEL_ADVICE}")
 
     def _check_meta(self, wav: Path, meta: Mapping[str, Any]) -> None:
         if not wav.is_file():

@@ -1,13 +1,15 @@
-"""Reading the object arrays that so-vits-svc 4.1 saves as F0, without unpickling them.
+"""Reading the object arrays that so-vits-svc 4.1 saves, without unpickling them.
 
-The file is an ordinary .npy whose body is a pickle of an array of Python floats (spec_core 6.4).
-Here the pickle may name three things of numpy, and each is replaced by an inert record; no other
-name is looked up and no numpy code sees unchecked data.
+Such a file is an ordinary .npy whose body is a pickle: F0 of an array of Python floats (spec_core
+6.4), an augmented mel of an array that holds a float32 array and a float (spec_diffusion 10). Here
+the pickle may name three things of numpy, and each is replaced by an inert record; no other name is
+looked up and no numpy code sees unchecked data.
 """
 
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,7 +28,9 @@ class _Dtype:
         self.code = code
 
     def __setstate__(self, state: Any) -> None:
-        """Byte order and fields are of no interest for an object array."""
+        """Fields are of no interest for plain numbers, byte order only where it is unusual."""
+        if state[1] == ">":
+            raise pickle.UnpicklingError("its numbers are in the byte order of another machine")
 
 
 class _Array:
@@ -34,12 +38,15 @@ class _Array:
 
     def __init__(self) -> None:
         self.shape: Any = ()
-        self.items: Any = None
+        self.items: Any = None  # a list of objects, or the bytes of float32 numbers
+        self.code = ""  # "O" or "f"
+        self.fortran = False  # the bytes go down the columns
 
     def __setstate__(self, state: Any) -> None:
-        _, self.shape, dtype, _, self.items = state
-        if not isinstance(dtype, _Dtype) or not dtype.code.startswith("O"):
-            raise pickle.UnpicklingError("it is not an array of Python floats")
+        _, self.shape, dtype, fortran, self.items = state
+        if not isinstance(dtype, _Dtype) or not dtype.code.startswith(("O", "f4")):
+            raise pickle.UnpicklingError("it is not an array of floats")
+        self.code, self.fortran = dtype.code[0], bool(fortran)
 
 
 class _Marker:
@@ -66,17 +73,42 @@ class _Reader(pickle.Unpickler):
         return _NAMES[full]
 
 
-def _unpickle(stream: IO[bytes]) -> np.ndarray:
+def _unpickle(stream: IO[bytes]) -> tuple[tuple[int, ...], list[Any]]:
+    """Return shape and items of an object array, in C order whatever its memory layout was."""
     loaded = _Reader(stream).load()
-    if not isinstance(loaded, _Array) or not isinstance(loaded.items, list):
-        raise pickle.UnpicklingError("it is not an array of Python floats")
-    shape, items = loaded.shape, loaded.items
+    if not isinstance(loaded, _Array) or loaded.code != "O" or not isinstance(loaded.items, list):
+        raise pickle.UnpicklingError("it is not an array of Python objects")
+    return _shape(loaded), loaded.items
+
+
+def _shape(array: _Array) -> tuple[int, ...]:
+    shape = array.shape
     if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
         raise pickle.UnpicklingError("its shape is damaged")
+    return shape
+
+
+def _floats(stream: IO[bytes]) -> np.ndarray:
+    shape, items = _unpickle(stream)
     if len(items) > _MAX_ITEMS or not all(type(item) in (float, int) for item in items):
         raise pickle.UnpicklingError("it is not an array of Python floats")
-    # The list is in C order whatever the array's memory layout was.
     return np.array(items, dtype=np.float64).reshape(shape)
+
+
+def _mel_and_shift(stream: IO[bytes]) -> np.ndarray:
+    """Return the mel of a pair (mel, key shift) with the shift as a further column."""
+    _, items = _unpickle(stream)
+    mel, shift = items if len(items) == 2 else (None, None)
+    if not isinstance(mel, _Array) or mel.code != "f" or type(shift) not in (float, int):
+        raise pickle.UnpicklingError("it is not a pair of a float32 mel and a key shift")
+    shape = _shape(mel)
+    if not isinstance(mel.items, bytes) or len(shape) != 2:
+        raise pickle.UnpicklingError("its mel is not (frames, bands)")
+    # The original's mel is a transposed view, whose memory is written as it lies.
+    numbers = np.frombuffer(mel.items, dtype="<f4").reshape(
+        shape, order="F" if mel.fortran else "C"
+    )
+    return np.hstack([numbers, np.full((len(numbers), 1), shift, dtype=np.float64)])
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -92,8 +124,28 @@ def read_array(path: Path) -> np.ndarray:
         MissingFileError: no such file.
         DatasetError: damaged, or refused because it asks for anything but an array of floats.
     """
+    return _checked(path, _floats)
+
+
+def read_augmented(path: Path) -> np.ndarray:
+    """Read an augmented mel, ours or the original's pair of a mel and its key shift.
+
+    Args:
+        path: the .npy file.
+
+    Returns:
+        float32 (N, M + 1): the log-mel, and in the last column its key shift in semitones.
+
+    Raises:
+        MissingFileError: no such file.
+        DatasetError: damaged, or refused because it asks for anything but such a pair.
+    """
+    return _checked(path, _mel_and_shift)
+
+
+def _checked(path: Path, unpickle: Callable[[IO[bytes]], np.ndarray]) -> np.ndarray:
     try:
-        array = _read(path)
+        array = _read(path, unpickle)
     except FileNotFoundError:
         raise MissingFileError(
             f"{path} is not there; run  svc preprocess --stage features"
@@ -108,7 +160,7 @@ def read_array(path: Path) -> np.ndarray:
     return array
 
 
-def _read(path: Path) -> np.ndarray:
+def _read(path: Path, unpickle: Callable[[IO[bytes]], np.ndarray]) -> np.ndarray:
     with path.open("rb") as stream:
         version = npy_format.read_magic(stream)
         read_header = (
@@ -118,7 +170,7 @@ def _read(path: Path) -> np.ndarray:
         )
         _, _, dtype = read_header(stream)
         if dtype == np.dtype(object):
-            array = _unpickle(stream)
+            array = unpickle(stream)
         else:
             array = np.load(path, allow_pickle=False)
             if not np.issubdtype(array.dtype, np.number):

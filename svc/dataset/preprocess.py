@@ -12,11 +12,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from svc.config import SvcConfig, check_encoder_width, encoder_paths, load_config
+from svc.audio.mel import MelConfig
+from svc.config import (
+    SvcConfig,
+    check_encoder_width,
+    check_vocoder,
+    encoder_paths,
+    load_config,
+    load_diffusion_config,
+    load_vocoder_config,
+)
 from svc.dataset.clips import MIN_SECONDS, LeftOut, read_clip
-from svc.dataset.configs import ConfigOptions, build_config, write_configs
+from svc.dataset.configs import (
+    ConfigOptions,
+    build_config,
+    build_diffusion_config,
+    write_configs,
+)
 from svc.dataset.extraction import Extractor, ExtractorOptions, extract_features
-from svc.dataset.features import FeatureCache, FeatureSettings
+from svc.dataset.feature_settings import FeatureSettings
+from svc.dataset.features import FeatureCache
 from svc.dataset.filelist import scan_speakers, split, unlistable, write_filelist
 from svc.dataset.fingerprint import weights_hash
 from svc.dataset.pool import job_count, run_jobs
@@ -26,6 +41,7 @@ from svc.f0.base import resolve_f0_predictor
 from svc.pretrained import PRETRAIN_DIR
 from svc.progress import Progress, silent
 from svc.speech.locate import check_given, locate_encoder
+from svc.vocoder.nsf_hifigan import find_vocoder_config, log_mel_of
 
 Stage = Literal["all", "config", "features"]
 _LONG_SECONDS = 30.0  # longer clips waste memory: training reads at most 9 s of one at a time
@@ -38,7 +54,7 @@ class PreprocessOptions:
     in_dir: Path = Path("dataset/44k")  # one sub-folder of clips per speaker
     configs: ConfigOptions = field(default_factory=ConfigOptions)
     stage: Stage = "all"
-    seed: int = 1234  # of the choice of validation clips
+    seed: int = 1234  # of the choice of validation clips, and of how clips are augmented
     f0_predictor: str = "fcpe"
     f0_min: float = 50.0  # Hz
     f0_max: float = 1100.0  # Hz
@@ -47,7 +63,7 @@ class PreprocessOptions:
     encoder_precision: str = "fp32"  # of the encoder's matrix products
     encoder_batch: int | None = None  # clips encoded together; None = 1 on the CPU, else 8
     jobs: int = 1  # processes, each with an encoder of its own; 0 = one per CPU
-    use_diff: bool = False  # features of the diffusion model
+    use_diff: bool = False  # mels for the diffusion model too; needs its vocoder's config.json
     spec_cache: bool = False  # write the spectrograms too
     pretrain_dir: Path = PRETRAIN_DIR
 
@@ -62,11 +78,6 @@ class PreprocessOptions:
             )
         if self.jobs < 0:
             raise ConfigError(f"--num_processes must be 0 or more, found {self.jobs}")
-        if self.use_diff:
-            raise ConfigError(
-                "--use_diff: the mel features of the diffusion model come in a later release; run "
-                "without it (the volume features are always written)"
-            )
         precision_dtype(self.encoder_precision)
         if self.encoder_batch is not None and self.encoder_batch < 1:
             raise ConfigError(f"--encoder_batch must be 1 or more, found {self.encoder_batch}")
@@ -222,6 +233,8 @@ def _extractor_options(options: PreprocessOptions, config: SvcConfig) -> Extract
         f0_min=options.f0_min,
         f0_max=options.f0_max,
         keep_edited=not options.overwrite_f0,
+        mel=_mel_config(options, config) if options.use_diff else None,
+        aug_seed=options.seed,
     )
     return ExtractorOptions(
         settings=settings,
@@ -231,6 +244,24 @@ def _extractor_options(options: PreprocessOptions, config: SvcConfig) -> Extract
         spec_cache=options.spec_cache,
         encoder_batch=options.encoder_batch,
     )
+
+
+def _mel_config(options: PreprocessOptions, config: SvcConfig) -> MelConfig:
+    """How the vocoder of the diffusion config measures mels."""
+    lists = options.configs
+    if options.stage == "features":
+        diffusion = load_diffusion_config(lists.diffusion_path)
+        if lists.vocoder not in (None, diffusion.vocoder.ckpt):
+            raise ConfigError(
+                f"--vocoder {lists.vocoder}, but {lists.diffusion_path} says "
+                f'"{diffusion.vocoder.ckpt}" (vocoder.ckpt); change it there, or run without '
+                "--stage features to make a new config"
+            )
+    else:
+        diffusion = build_diffusion_config(lists, config)
+    vocoder = load_vocoder_config(find_vocoder_config(diffusion.vocoder.ckpt))
+    check_vocoder(diffusion, vocoder, advice="use a vocoder of the clips' rate and hop")
+    return log_mel_of(vocoder).config
 
 
 def _own_paths(options: PreprocessOptions, config: SvcConfig) -> dict[str, Path]:

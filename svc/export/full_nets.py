@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svc.config import (
-    DiffusionConfig,
     SvcConfig,
     check_encoder_width,
     check_vocoder,
@@ -17,9 +16,9 @@ from svc.config import (
     load_diffusion_config,
 )
 from svc.config.bundle import DiffusionFacts
+from svc.config.pairs import check_pair
 from svc.diffusion import Unit2Mel
 from svc.diffusion.loading import CONFIG_NAME, load_diffusion
-from svc.errors import ConfigError
 from svc.export.full_diffusion import diffusion_facts
 from svc.export.full_encoder import check_exportable
 from svc.export.full_f0 import Predictor, load_predictor
@@ -79,7 +78,7 @@ def load_nets(
     if diffusion is not None:
         where_settings = diffusion_config or diffusion.with_name(CONFIG_NAME)
         settings = load_diffusion_config(where_settings)
-        _check_fit(settings, config, where=str(where_settings))
+        check_pair(settings, config, where=str(where_settings))
     mel_vocoder = None
     if settings is not None and vocoder is None:
         vocoder = Path(settings.vocoder.ckpt)
@@ -100,19 +99,3 @@ def load_nets(
         pretrain_dir=pretrain_dir,
     )
     return FullNets(config, voice, encoder, predictors, refined, mel_vocoder)
-
-
-def _check_fit(settings: DiffusionConfig, config: SvcConfig, *, where: str) -> None:
-    """The graphs share one encoder and one grid of frames. Raises ConfigError."""
-    pairs = {
-        "data.sampling_rate": (settings.data.sampling_rate, config.data.sampling_rate),
-        "data.block_size": (settings.data.block_size, config.data.hop_length),
-        "data.encoder": (settings.data.encoder, config.model.speech_encoder),
-        "data.encoder_out_channels": (settings.data.encoder_out_channels, config.model.ssl_dim),
-    }
-    for key, (theirs, ours) in pairs.items():
-        if theirs != ours:
-            raise ConfigError(
-                f'{where}: "{key}" is {theirs}, the voice has {ours}: diffusion model and voice '
-                "must come from the same preprocessing; choose the pair that belongs together"
-            )

@@ -104,7 +104,7 @@ def export_moevs(options: MoevsOptions, progress: Progress = silent) -> list[Exp
 
     Args:
         options: what, and where to.
-        progress: called before each graph.
+        progress: called after the graphs of each net.
 
     Returns:
         The files, graphs first.
@@ -131,17 +131,16 @@ def export_moevs(options: MoevsOptions, progress: Progress = silent) -> list[Exp
     check_free(targets, force=options.force)
     files = []
     with staged(options.folder.parent, targets) as place:
-        for done, work in enumerate(graphs):
-            progress(done, len(graphs), work.paths[0].name)
+        for done, work in enumerate(graphs, start=1):
             start = time.perf_counter()
             checks = work.run([place(path) for path in work.paths])
             seconds = (time.perf_counter() - start) / len(checks)
             for path, check in zip(work.paths, checks, strict=True):
                 files.append(ExportedFile(path, place(path).stat().st_size, check, seconds))
+            progress(done, len(graphs), work.paths[0].name)
         for path, content in plain.items():
             place(path).write_bytes(content)
             files.append(ExportedFile(path, len(content)))
-        progress(len(graphs), len(graphs), "")
     return files
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from svc.config import DiffusionConfig, SvcConfig, check_vocoder, load_config
+from svc.config.pairs import check_pair
 from svc.diffusion import Unit2Mel
 from svc.diffusion.loading import load_diffusion
 from svc.errors import ConfigError
@@ -96,17 +97,9 @@ def _index(path: Path, config: SvcConfig) -> dict[int, memoryview]:
 
 def _check_fit(settings: DiffusionConfig, config: SvcConfig) -> None:
     """A client runs both on one set of frames, units and speakers. Raises ConfigError."""
-    facts: dict[str, tuple[object, object]] = {
-        "data.sampling_rate": (settings.data.sampling_rate, config.data.sampling_rate),
-        "data.block_size": (settings.data.block_size, config.data.hop_length),
-        "data.encoder": (settings.data.encoder, config.model.speech_encoder),
-        "data.encoder_out_channels": (settings.data.encoder_out_channels, config.model.ssl_dim),
-    }
-    if settings.model.n_speakers > 1:
-        facts["spk"] = (settings.spk, config.spk)
-    for key, (theirs, ours) in facts.items():
-        if theirs != ours:
-            raise ConfigError(
-                f'{settings.path}: "{key}" is {theirs}, of the voice it is {ours}: they must come '
-                "from the same preprocessing; export the pair that belongs together, or each alone"
-            )
+    check_pair(settings, config, where=str(settings.path))
+    if settings.model.n_speakers > 1 and settings.spk != config.spk:
+        raise ConfigError(
+            f'{settings.path}: "spk" is {settings.spk}, of the voice it is {config.spk}: export the pair '
+            "that belongs together, or each alone"
+        )

@@ -141,7 +141,8 @@ class FeatureIndex:
             ConfigError: an unknown speaker, or a count below 1.
             CheckpointError: faiss cannot read its file.
         """
-        k, nprobe = k or self.k, nprobe or self.nprobe
+        k = self.k if k is None else k
+        nprobe = self.nprobe if nprobe is None else nprobe
         _check_counts(k, nprobe)
         self._check_units(units)
         index, facts = self._index(speaker_id), self.facts[speaker_id]

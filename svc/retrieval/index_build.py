@@ -46,8 +46,8 @@ def reduce_rows(
     """Replace many rows by k-means centres.
 
     Lloyd's algorithm on all rows, `K_MEANS_STEPS` rounds from random rows. The original uses mini-batches of a size
-    that depends on the number of CPUs; on 40000 units of a singer and for 2000 centres they take less than half the time,
-    and leave the rows 2 to 5 % further from their centres in the mean square.
+    that depends on the number of CPUs; on 40000 units of a singer and for 2000 centres they take less than half the
+    time, and leave the rows 2 to 5 % further from their centres in the mean square.
 
     Args:
         rows: float32 (N, U), N >= n_centres.

@@ -19,8 +19,7 @@ _CANDIDATES = 5  # drawn for each seed that is kept
 SEED_PASSES = _CANDIDATES + 1
 """Distances from every row that are computed per seed."""
 
-_FIRST_BLOCK = 16  # seeds
-_GROWTH = 0.25  # of the number of seeds, per block
+_GROWTH = 0.1  # of the number of seeds, per block; the first seeds come one by one
 
 
 def draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -62,7 +61,7 @@ def seed_clusters(
     labels, distances = nearest_of(seeds)
     distances[seeds] = 0  # exactly: a seed is never drawn again
     while len(seeds) < k:
-        count = min(k - len(seeds), max(_FIRST_BLOCK, int(len(seeds) * _GROWTH)))
+        count = min(k - len(seeds), max(1, int(len(seeds) * _GROWTH)))
         new = draw(distances, _CANDIDATES * count, generator)
         if len(new) > count:
             side, found = nearest_of(new)

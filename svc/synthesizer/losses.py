@@ -5,7 +5,7 @@ Each returns what the trainer weights and logs; nothing is moved to the host her
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -95,6 +95,12 @@ class GeneratorLosses:
     parts: dict[str, Tensor]
     """Weighted parts, detached: "mel", "kl", and where they apply "fm", "gen", "lf0"."""
 
+    @classmethod
+    def of(cls, parts: Mapping[str, Tensor]) -> GeneratorLosses:
+        """Add up weighted parts."""
+        total = torch.stack(list(parts.values())).sum()
+        return cls(total, {name: value.detach() for name, value in parts.items()})
+
 
 def generator_losses(
     output: SynthesizerOutput,
@@ -129,5 +135,4 @@ def generator_losses(
         parts["gen"] = adversarial_loss(fake_scores)
     if output.pred_lf0 is not None and output.lf0 is not None:
         parts["lf0"] = lf0_loss(output.pred_lf0, output.lf0)
-    total = torch.stack(list(parts.values())).sum()
-    return GeneratorLosses(total, {name: value.detach() for name, value in parts.items()})
+    return GeneratorLosses.of(parts)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from svc.errors import SvcError
-from svc.training.clips import Clip, ClipDataset
+from svc.training.clips import Clip, ClipDataset, Memory
+
+T = TypeVar("T")
+Self = TypeVar("Self", bound="Tensors")
 
 MAX_WORKERS = 5
 TINY_DATASET = 16  # clips; fewer are not worth the start of worker processes
@@ -22,7 +25,28 @@ _POOL = 4  # batches whose clips are sorted by length together
 
 
 @dataclass(frozen=True)
-class Batch:
+class Tensors:
+    """Base of a batch: a frozen dataclass some of whose fields are tensors."""
+
+    def _each(self: Self, method: str, *args: Any, **kwargs: Any) -> Self:
+        changed = {
+            item.name: getattr(value, method)(*args, **kwargs)
+            for item in fields(self)
+            if isinstance(value := getattr(self, item.name), Tensor)
+        }
+        return replace(self, **changed)
+
+    def to(self: Self, device: torch.device) -> Self:
+        """Return the batch on a device; the copy does not wait when the memory is pinned."""
+        return self._each("to", device, non_blocking=True)
+
+    def pin_memory(self: Self) -> Self:
+        """Return the batch in pinned memory (called by the loader)."""
+        return self._each("pin_memory")
+
+
+@dataclass(frozen=True)
+class Batch(Tensors):
     """B clips, longest first, zero-padded to T frames of `hop` samples."""
 
     units: Tensor  # (B, D, T)
@@ -37,22 +61,6 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def _each(self, method: str, *args: Any, **kwargs: Any) -> Batch:
-        changed = {
-            item.name: getattr(value, method)(*args, **kwargs)
-            for item in fields(self)
-            if isinstance(value := getattr(self, item.name), Tensor)
-        }
-        return replace(self, **changed)
-
-    def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device; the copy does not wait when the memory is pinned."""
-        return self._each("to", device, non_blocking=True)
-
-    def pin_memory(self) -> Batch:
-        """Return the batch in pinned memory (called by the loader)."""
-        return self._each("pin_memory")
 
 
 def collate(clips: Sequence[Clip | SvcError]) -> Batch | SvcError:
@@ -144,7 +152,18 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             epoch, done = epoch + 1, 0
 
 
-def choose_workers(dataset: ClipDataset, *, cpus: int | None = None) -> int:
+class Source(Protocol):
+    """A data set, as far as the number of its loader processes goes."""
+
+    @property
+    def memory(self) -> Memory:
+        """What of it is kept in memory."""
+
+    def __len__(self) -> int:
+        """Number of clips."""
+
+
+def choose_workers(dataset: Source, *, cpus: int | None = None) -> int:
     """Return how many loader processes serve a data set.
 
     None when it is in memory or tiny, or when there is no spare core.
@@ -164,11 +183,24 @@ def _quiet_worker(worker: int) -> None:
 def stream(
     dataset: ClipDataset, order: EpochBatches, *, workers: int, pin: bool
 ) -> Iterator[Batch]:
+    """Yield batches of a voice for ever; arguments as `stream_of`."""
+    yield from stream_of(dataset, order, collate, workers=workers, pin=pin)
+
+
+def stream_of(
+    dataset: Dataset[Any],
+    order: EpochBatches,
+    put_together: Callable[[Sequence[Any]], T | SvcError],
+    *,
+    workers: int,
+    pin: bool,
+) -> Iterator[T]:
     """Yield batches for ever, in the order given.
 
     Args:
-        dataset: the clips.
+        dataset: the clips; an item is a clip or the error met.
         order: which clips, from which point on.
+        put_together: makes a batch of clips, or returns the first error among them.
         workers: loader processes; they live as long as the iterator.
         pin: put batches into pinned memory (for a CUDA device).
 
@@ -181,7 +213,7 @@ def stream(
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=order,
-        collate_fn=collate,
+        collate_fn=put_together,
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=_quiet_worker,

@@ -7,7 +7,6 @@ resume change nothing.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from svc.audio.frames import expand_units
 from svc.audio.io import read_audio
 from svc.audio.mel import linear_spectrogram
 from svc.config import SvcConfig
+from svc.dataset.augment import draw_gain
 from svc.dataset.features import FeatureCache
 from svc.errors import DatasetError, SvcError
 from svc.progress import Progress
@@ -112,20 +112,6 @@ def scale_spec(spec: Tensor, gain: float) -> Tensor:
     """
     power = (spec.square() - SPEC_FLOOR).clamp_min_(0.0)
     return power.mul_(gain * gain).add_(SPEC_FLOOR).sqrt_()
-
-
-def draw_gain(rng: np.random.Generator, peak: float) -> float:
-    """Draw the factor of the volume augmentation: never above full scale (spec_core 6.5).
-
-    Args:
-        rng: drawn from.
-        peak: largest |sample| of the recording.
-
-    Returns:
-        10^U(-1, min(1, log10(1 / (peak + 1e-5)))).
-    """
-    high = min(1.0, math.log10(1.0 / (peak + 1e-5)))
-    return float(10.0 ** rng.uniform(-1.0, max(high, -1.0)))
 
 
 class ClipDataset(Dataset[Clip | SvcError]):

@@ -72,6 +72,11 @@ class Journal:
         for tag, image in images.items():
             self._train.add_image(tag, image, step, dataformats="HWC")
 
+    def eval_scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Write numbers of the evaluation writer."""
+        for tag, value in values.items():
+            self._eval.add_scalar(tag, value, step)
+
     def eval_images(self, images: Mapping[str, npt.NDArray[np.uint8]], step: int) -> None:
         """Write pictures (H, W, 3) of the evaluation writer."""
         for tag, image in images.items():

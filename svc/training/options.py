@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from svc.errors import ConfigError
+
+
+def check_numbers(
+    whole: Mapping[str, int | None], positive: Mapping[str, float | None], seed: int | None
+) -> None:
+    """Check the numbers of a command line; None was not given.
+
+    Args:
+        whole: flags that must be 1 or more.
+        positive: flags that must be above 0.
+        seed: must not be negative.
+
+    Raises:
+        ConfigError: names the flag and its value.
+    """
+    for name, count in whole.items():
+        if count is not None and count < 1:
+            raise ConfigError(f"--{name} is {count}, and must be 1 or more")
+    for name, value in positive.items():
+        if value is not None and not 0 < value < float("inf"):
+            raise ConfigError(f"--{name} is {value}, and must be above 0")
+    if seed is not None and not 0 <= seed < 2**63:
+        raise ConfigError(f"--seed is {seed}, and must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -52,18 +76,12 @@ class TrainOptions:
                 f"--model {self.model!r} is not a name: give one folder name without slashes; "
                 "the folder above it is --run_root"
             )
-        for name in (
-            "threads", "max_steps", "epochs", "log_interval", "eval_interval", "batch_size",
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"--{name} is {value}, and must be 1 or more")
-        for name in ("learning_rate", "max_minutes"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ConfigError(f"--{name} is {value}, and must be above 0")
-        if self.seed is not None and not 0 <= self.seed < 2**63:
-            raise ConfigError(f"--seed is {self.seed}, and must be 0 or more")
+        whole = ("threads", "max_steps", "epochs", "log_interval", "eval_interval", "batch_size")
+        check_numbers(
+            {name: getattr(self, name) for name in whole},
+            {name: getattr(self, name) for name in ("learning_rate", "max_minutes")},
+            self.seed,
+        )
 
     @property
     def run_dir(self) -> Path:

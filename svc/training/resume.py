@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from svc.checkpoint import step_of, strip_prefix
 from svc.config import SvcConfig, load_config
 from svc.errors import CheckpointError
@@ -15,7 +17,10 @@ from svc.synthesizer.check import describe_mismatch
 from svc.training import state
 from svc.training.checks import CheckedList
 from svc.training.loop import Position
+from svc.training.pair import NetPair
 from svc.training.rundir import (
+    Kind,
+    RunConfig,
     Start,
     check_same_voice,
     cut_off_saves,
@@ -29,7 +34,7 @@ logger = logging.getLogger(__name__)
 _HINT = "Take a file of the same kind, correct the config, or add --force to keep only what fits"
 
 
-def clip_order(config: SvcConfig, training: CheckedList) -> dict[str, Any]:
+def clip_order(config: state.AdversarialConfig, training: CheckedList) -> dict[str, Any]:
     """Return the facts that decide which clips batch number n of an epoch holds."""
     names = "\n".join(path.as_posix() for path in training.paths)
     return {
@@ -129,14 +134,37 @@ def restore(
             )
         moments = state.fill_optimizer(optimizer, module, content, filled.fresh, learning_rate=lr)
         notes.append(f"{path}: {filled}; {moments}")
-    content = files[0]
+    return notes + restore_position(nets, start, files[0], position, order)
+
+
+def restore_position(
+    nets: NetPair[nn.Module],
+    start: Start,
+    content: Mapping[str, Any],
+    position: Position,
+    order: Mapping[str, Any],
+) -> list[str]:
+    """Fill position, loss scaler and random number generators from the checkpoint of a generator.
+
+    Args:
+        nets: what is trained.
+        start: where the file is from.
+        content: the dictionary of G (or V).
+        position: set to where the file was saved.
+        order: facts that decide which clips a batch holds; where the file's differ, its epoch
+            begins anew.
+
+    Returns:
+        Lines for the log.
+    """
+    notes: list[str] = []
     position.epoch = max(int(content.get("iteration") or 1), 1)
     if start.kind == "base":
         return notes
     position.step = start.step
     extra = state.exact_position(content, start.step)
     if extra is None:
-        return [*notes, f"no exact position in the file: epoch {position.epoch} from its beginning"]
+        return [f"no exact position in the file: epoch {position.epoch} from its beginning"]
     position.epoch = int(extra["epoch"])
     if dict(extra.get("order", {})) == dict(order):
         position.batch = int(extra["batch"])
@@ -151,17 +179,19 @@ def restore(
     return notes
 
 
-def prepare_folder(config: SvcConfig, run_dir: Path, start: Start, resume: str) -> list[str]:
+def prepare_folder(
+    config: RunConfig, run_dir: Path, start: Start, resume: str, kind: Kind = "G"
+) -> list[str]:
     """Make room for this run in its folder; returns lines for the log."""
     notes = []
     for file in run_dir.glob(".tmp-*.pth"):
         file.unlink(missing_ok=True)
         notes.append(f"removed {file}: half of a save that was killed")
     if resume == "auto":
-        for file in cut_off_saves(run_dir):
+        for file in cut_off_saves(run_dir, kind):
             file.unlink(missing_ok=True)
             notes.append(
-                f"removed {file}: its save was cut off before the G of step {step_of(file)}"
+                f"removed {file}: its save was cut off before the {kind} of step {step_of(file)}"
             )
     else:
         aside = set_aside(run_dir, start.step)

@@ -9,15 +9,28 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from svc.atomic import atomic_path, make_folder, output_error
 from svc.checkpoint import list_checkpoints, load_checkpoint, step_of
 from svc.config import ModelConfig, SvcConfig
 from svc.errors import CheckpointError, ConfigError, MissingFileError, SvcError
 
+Kind = Literal["G", "V"]
+"""What the file of a generator begins with: a voice's, a vocoder's. Its discriminator's is D."""
 _WITHOUT_EFFECT = frozenset({"encoder_path", "speaker_embedding", "n_layers_q"})
 """Keys of the model section that change nothing in the nets."""
+
+
+class RunConfig(Protocol):
+    """The config of a run, of whatever is trained."""
+
+    @property
+    def path(self) -> Path | None:
+        """Where it was read from."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its content."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,7 @@ class Start:
     """Steps that are done."""
 
 
-def find_start(run_dir: Path, resume: str, *, force: bool = False) -> Start:
+def find_start(run_dir: Path, resume: str, *, force: bool = False, kind: Kind = "G") -> Start:
     """Decide what a run begins from, by file names alone.
 
     D is written before G, so one newer D without its G is the trace of a kill inside a save and is
@@ -42,6 +55,7 @@ def find_start(run_dir: Path, resume: str, *, force: bool = False) -> Start:
         run_dir: folder of the run; it need not exist.
         resume: ``auto``, ``never``, or the path of a ``G_<step>.pth`` or of a folder with some.
         force: let a base model come without its D.
+        kind: of the run; "V" looks for ``V_<step>.pth`` in the place of G.
 
     Returns:
         The start.
@@ -51,19 +65,19 @@ def find_start(run_dir: Path, resume: str, *, force: bool = False) -> Start:
         MissingFileError: the path given does not exist or holds no checkpoint.
     """
     if resume not in ("auto", "never"):
-        return _start_from(Path(resume))
-    steps = [step_of(path) or 0 for path in list_checkpoints(run_dir, "G")]
+        return _start_from(Path(resume), kind)
+    steps = [step_of(path) or 0 for path in list_checkpoints(run_dir, kind)]
     newest = max(steps, default=0)
-    lonely = cut_off_saves(run_dir)
+    lonely = cut_off_saves(run_dir, kind)
     if resume == "auto" and len(lonely) > 1:
         raise CheckpointError(
-            f"{run_dir} has {', '.join(file.name for file in lonely)} without the G files of these "
-            f"steps; {_way_out(run_dir, _complete_steps(run_dir))}"
+            f"{run_dir} has {', '.join(file.name for file in lonely)} without the {kind} files of "
+            f"these steps; {_way_out(run_dir, _complete_steps(run_dir, kind), kind)}"
         )
     if resume == "auto" and newest > 0:
-        return _pair(run_dir, newest)
+        return _pair(run_dir, newest, kind)
     if 0 in steps:
-        base = run_dir / "G_0.pth"
+        base = run_dir / f"{kind}_0.pth"
         partner: Path | None = run_dir / "D_0.pth"
         if partner is not None and not partner.is_file():
             if not force:
@@ -76,55 +90,55 @@ def find_start(run_dir: Path, resume: str, *, force: bool = False) -> Start:
     return Start("fresh")
 
 
-def cut_off_saves(run_dir: Path) -> list[Path]:
-    """Return the D files that are newer than every G.
+def cut_off_saves(run_dir: Path, kind: Kind = "G") -> list[Path]:
+    """Return the D files that are newer than every G (or V).
 
     A save writes D first, so a kill in between leaves one.
     """
-    newest = max((step_of(file) or 0 for file in list_checkpoints(run_dir, "G")), default=0)
+    newest = max((step_of(file) or 0 for file in list_checkpoints(run_dir, kind)), default=0)
     return [file for file in list_checkpoints(run_dir, "D") if (step_of(file) or 0) > newest]
 
 
-def _start_from(path: Path) -> Start:
+def _start_from(path: Path, kind: Kind) -> Start:
     if path.is_dir():
-        files = [file for file in list_checkpoints(path, "G") if step_of(file) != 0]
+        files = [file for file in list_checkpoints(path, kind) if step_of(file) != 0]
         if not files:
-            raise MissingFileError(f"--resume {path}: the folder holds no G_<step>.pth")
-        return _pair(path, step_of(files[-1]) or 0)
+            raise MissingFileError(f"--resume {path}: the folder holds no {kind}_<step>.pth")
+        return _pair(path, step_of(files[-1]) or 0, kind)
     if not path.is_file():
         raise MissingFileError(
-            f"--resume {path} is not there; give auto, never or an existing G_*.pth"
+            f"--resume {path} is not there; give auto, never or an existing {kind}_*.pth"
         )
     step = step_of(path)
-    if step is None or not path.name.startswith("G_"):
+    if step is None or not path.name.startswith(f"{kind}_"):
         raise CheckpointError(
-            f"--resume {path}: the name must be G_<step>.pth, with D_<step>.pth beside it"
+            f"--resume {path}: the name must be {kind}_<step>.pth, with D_<step>.pth beside it"
         )
-    return _pair(path.parent, step)
+    return _pair(path.parent, step, kind)
 
 
-def _pair(folder: Path, step: int) -> Start:
-    generator, discriminator = folder / f"G_{step}.pth", folder / f"D_{step}.pth"
+def _pair(folder: Path, step: int, kind: Kind) -> Start:
+    generator, discriminator = folder / f"{kind}_{step}.pth", folder / f"D_{step}.pth"
     if discriminator.is_file():
         return Start("resume", generator, discriminator, step)
-    others = [at for at in _complete_steps(folder) if at != step]
+    others = [at for at in _complete_steps(folder, kind) if at != step]
     there = sorted(step_of(file) or 0 for file in list_checkpoints(folder, "D"))
     found = f"the newest D there is D_{there[-1]}.pth" if there else "there is no D there at all"
     raise CheckpointError(
         f"{generator} has no D_{step}.pth beside it ({found}), and training cannot go on without; "
-        + _way_out(folder, others)
+        + _way_out(folder, others, kind)
     )
 
 
-def _complete_steps(folder: Path) -> list[int]:
-    """Steps above 0 of which G and D are both there, newest first."""
-    pairs = [{step_of(file) for file in list_checkpoints(folder, kind)} for kind in "GD"]
+def _complete_steps(folder: Path, kind: Kind) -> list[int]:
+    """Steps above 0 of which G (or V) and D are both there, newest first."""
+    pairs = [{step_of(file) for file in list_checkpoints(folder, name)} for name in (kind, "D")]
     return sorted((step for step in pairs[0] & pairs[1] if step), reverse=True)
 
 
-def _way_out(folder: Path, steps: list[int]) -> str:
+def _way_out(folder: Path, steps: list[int], kind: Kind) -> str:
     if steps:
-        return f"the last complete pair is --resume {folder / f'G_{steps[0]}.pth'}"
+        return f"the last complete pair is --resume {folder / f'{kind}_{steps[0]}.pth'}"
     return "there is no older pair; restore the file, or begin again with --resume never"
 
 
@@ -149,9 +163,11 @@ def load_pair(start: Start) -> tuple[dict[str, Any], dict[str, Any] | None]:
         if start.kind == "base":
             raise
         folder = start.generator.parent
-        older = [step for step in _complete_steps(folder) if step != start.step]
-        good = [step for step in older if _readable(folder, step)][:1]
-        raise CheckpointError(f"{error}. Nothing was started; {_way_out(folder, good)}") from error
+        kind: Kind = "V" if start.generator.name.startswith("V_") else "G"
+        older = [step for step in _complete_steps(folder, kind) if step != start.step]
+        good = [step for step in older if _readable(folder, step, kind)][:1]
+        way = _way_out(folder, good, kind)
+        raise CheckpointError(f"{error}. Nothing was started; {way}") from error
 
 
 def _load_two(
@@ -160,13 +176,14 @@ def _load_two(
     two = [load_checkpoint(path) for path in (generator, discriminator) if path is not None]
     for path, content in zip((generator, discriminator), two, strict=False):
         if not isinstance(content.get("model"), Mapping) or not content["model"]:
-            raise CheckpointError(f'{path}: holds no "model"; it is not a checkpoint of a voice')
+            what = "vocoder" if generator.name.startswith("V_") else "voice"
+            raise CheckpointError(f'{path}: holds no "model"; it is not a checkpoint of a {what}')
     return two[0], two[1] if len(two) == 2 else None
 
 
-def _readable(folder: Path, step: int) -> bool:
+def _readable(folder: Path, step: int, kind: Kind) -> bool:
     try:
-        _load_two(folder / f"G_{step}.pth", folder / f"D_{step}.pth")
+        _load_two(folder / f"{kind}_{step}.pth", folder / f"D_{step}.pth")
     except SvcError:
         return False
     return True
@@ -216,7 +233,7 @@ def check_same_voice(
         )
 
 
-def publish_config(config: SvcConfig, run_dir: Path) -> Path | None:
+def publish_config(config: RunConfig, run_dir: Path) -> Path | None:
     """Copy the config file into the run folder, byte for byte, keeping an earlier one that differs.
 
     Args:
@@ -263,7 +280,7 @@ def set_aside(run_dir: Path, after: int) -> Path | None:
     """
     files = [
         file
-        for kind in "GD"
+        for kind in "GVD"
         for file in list_checkpoints(run_dir, kind)
         if (step_of(file) or 0) > after
     ]

@@ -13,22 +13,31 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from svc import __version__
 from svc.checkpoint import load_state, prune, save_checkpoint, strip_prefix
-from svc.config import SvcConfig
+from svc.config import SvcConfig, TrainConfig
 from svc.errors import CheckpointError
 from svc.training.loop import Position
+from svc.training.rundir import Kind, RunConfig
 from svc.vocoder.weight_norm import respell_state
 
 EXTRA = "svc"
 FORMAT = 1
 """Version of the extra keys; readers ignore keys they do not know."""
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class AdversarialConfig(RunConfig, Protocol):
+    """The config of a run that trains a generator against a discriminator."""
+
+    @property
+    def train(self) -> TrainConfig:
+        """How it is trained."""
 
 
 # ---- writing -------------------------------------------------------------------------------------
@@ -75,7 +84,7 @@ def draw_states(device: torch.device) -> dict[str, Any]:
     return states
 
 
-def config_hash(config: SvcConfig) -> str:
+def config_hash(config: RunConfig) -> str:
     """Return the SHA-256 of a config's content, independent of how its file is laid out."""
     text = json.dumps(config.to_dict(), sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -88,7 +97,23 @@ def extra_keys(
     scaler: torch.amp.GradScaler,
     order: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the ``svc`` entry of a checkpoint: plain values, which safe loading reads.
+    """Return the ``svc`` entry of a voice's checkpoint; arguments as `run_keys`."""
+    return {
+        **run_keys(config, position, device, scaler, order),
+        "speakers": dict(config.spk),
+        "encoder": config.model.speech_encoder,
+        "released": False,
+    }
+
+
+def run_keys(
+    config: AdversarialConfig,
+    position: Position,
+    device: torch.device,
+    scaler: torch.amp.GradScaler,
+    order: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what every ``svc`` entry of a checkpoint holds: plain values, which safe loading reads.
 
     Args:
         config: the config in use.
@@ -110,16 +135,13 @@ def extra_keys(
         "scaler": scaler.state_dict(),
         "config": config.to_dict(),
         "config_hash": config_hash(config),
-        "speakers": dict(config.spk),
-        "encoder": config.model.speech_encoder,
-        "released": False,
     }
 
 
 def checkpoint(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
-    config: SvcConfig,
+    config: AdversarialConfig,
     position: Position,
     extra: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -140,8 +162,9 @@ def save_pair(
     discriminator: Mapping[str, Any],
     *,
     keep: int,
+    kind: Kind = "G",
 ) -> tuple[Path, Path]:
-    """Write D, then G, then delete old pairs.
+    """Write D, then G (or V), then delete old pairs.
 
     G is what a resume looks for, so whenever it is there, its D is.
 
@@ -151,6 +174,7 @@ def save_pair(
         generator: dictionary of G.
         discriminator: dictionary of D.
         keep: pairs to keep, step 0 not counted; 0 keeps all.
+        kind: what the name of the generator's file begins with.
 
     Returns:
         The two paths.
@@ -158,10 +182,10 @@ def save_pair(
     Raises:
         OutputError: full disk, read-only folder; the earlier pair is whole.
     """
-    paths = run_dir / f"G_{step}.pth", run_dir / f"D_{step}.pth"
+    paths = run_dir / f"{kind}_{step}.pth", run_dir / f"D_{step}.pth"
     save_checkpoint(discriminator, paths[1])
     save_checkpoint(generator, paths[0])
-    prune(run_dir, "G", keep)
+    prune(run_dir, kind, keep)
     prune(run_dir, "D", keep)
     return paths
 

@@ -14,7 +14,6 @@ import torch
 from svc.checkpoint import find_latest
 from svc.config import SvcConfig, load_config
 from svc.devices import resolve_device
-from svc.errors import SvcError
 from svc.f0.range_files import RANGE_KEY, plain_ranges
 from svc.f0.voice_range import VoiceRange
 from svc.progress import Progress
@@ -28,13 +27,14 @@ from svc.training.options import TrainOptions, TrainResult
 from svc.training.ranges import measure_ranges, publish_ranges
 from svc.training.resume import check_resumable, clip_order, prepare_folder, restore
 from svc.training.rundir import find_start, load_pair
-from svc.training.step import Adversaries, StepDetail
+from svc.training.step import Adversaries
+from svc.training.task import AdversarialTask
 
-_ORDER = ("disc", "gen", "fm", "mel", "kl")  # of the log line, spec_core 7.3
+_SHOWN = {"mel": 3, "kl": 2, "gen": 2, "disc": 2}  # digits in the progress line
 
 
-class SynthesizerTask:
-    """Drives the nets for the loop: steps, logs, evaluates and saves.
+class SynthesizerTask(AdversarialTask[Batch]):
+    """Drives the nets of a voice for the loop: steps, logs, evaluates and saves.
 
     Args:
         nets: generator and discriminator.
@@ -56,77 +56,16 @@ class SynthesizerTask:
         order: Mapping[str, Any],
         ranges: Mapping[str, VoiceRange] | None = None,
     ) -> None:
-        self.nets, self.config, self.run_dir, self.journal = nets, config, run_dir, journal
+        super().__init__(nets, config.train, journal, shown=_SHOWN)
+        self.nets, self.config, self.run_dir = nets, config, run_dir
         self.validation, self.order, self.ranges = validation, order, dict(ranges or {})
-        self.losses: dict[str, float] = {}
-        self._detail: StepDetail | None = None
-
-    # ---- epochs ----------------------------------------------------------------------------------
-
-    def start_epoch(self, epoch: int) -> None:
-        """Set the learning rate while it warms up."""
-        warmup = self.config.train.warmup_epochs
-        if epoch <= warmup:
-            self.nets.set_learning_rate(self.config.train.learning_rate * epoch / warmup)
-
-    def finish_epoch(self, epoch: int, seconds: float) -> None:
-        """Decay the learning rate (ExponentialLR, spec_core 7.1)."""
-        self.nets.decay_learning_rate(self.config.train.lr_decay)
-        self.journal.note(f"epoch {epoch} done in {seconds:.1f} s")
-
-    # ---- steps -----------------------------------------------------------------------------------
-
-    def step(self, batch: Batch, step: int, *, detailed: bool) -> None:
-        """Train on one batch."""
-        try:
-            detail = self.nets.step(batch, step, detailed=detailed)
-        except torch.cuda.OutOfMemoryError as error:
-            raise SvcError(
-                f"the GPU ran out of memory at step {step} with batch_size "
-                f"{self.config.train.batch_size}; lower "
-                '--batch_size, or set "train.fp16_run" to true; go on with the same command'
-            ) from error
-        self._detail = detail or self._detail
 
     def log(self, step: int, rate: float, waiting: float) -> str:
-        """Write scalars and pictures of the last detailed step."""
-        detail = self._detail
-        if detail is None:
-            return ""
-        losses = {name: float(value) for name, value in detail.losses.items()}
-        self.losses = losses
-        lr = self.nets.learning_rate
-        scalars = {"loss/g/total": losses["total"], "learning_rate": lr}
-        if "disc" in losses:
-            scalars["loss/d/total"] = losses["disc"]
-        for name in ("g", "d"):
-            if name in detail.gradient_norms:
-                scalars[f"grad_norm_{name}"] = float(detail.gradient_norms[name])
-        for name in ("fm", "mel", "kl"):
-            if name in losses:
-                scalars[f"loss/g/{name}"] = losses[name]
-        scalars["loss/g/lf0"] = losses.get("lf0", 0.0)
-        self.journal.scalars(scalars, step)
-        images = {
-            tag: figures.spectrogram_image(mel.cpu().numpy()) for tag, mel in detail.mels.items()
-        }
-        for tag, curves in detail.curves.items():
-            plain = {label: values.float().cpu().numpy() for label, values in curves.items()}
-            images[tag] = figures.curves_image(plain)
-        self.journal.images(images, step)
-        self._detail = None
-        shown = [f"{name} {losses[name]:.4g}" for name in _ORDER if name in losses]
-        reference = sum(losses[name] for name in _ORDER if name in losses)
-        self.journal.note(
-            f"step {step}: {', '.join(shown)}, lr {lr:.6g}, reference_loss {reference:.4g}; "
-            f"{rate:.2f} steps/s, {waiting:.0%} of the time waiting for data"
-        )
-        short = [
-            f"{name} {losses[name]:.{digits}g}"
-            for name, digits in (("mel", 3), ("kl", 2), ("gen", 2), ("disc", 2))
-            if name in losses
-        ]
-        return " ".join([f"{rate:.2g}/s", *short])
+        """Write scalars and pictures; the loss of the pitch as 0 where it has none (spec_core 7.3)."""
+        text = super().log(step, rate, waiting)
+        if "lf0" not in self.losses:
+            self.journal.scalars({"loss/g/lf0": 0.0}, step)
+        return text
 
     # ---- evaluation and saving -------------------------------------------------------------------
 

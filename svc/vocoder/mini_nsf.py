@@ -34,7 +34,8 @@ def glided_turns(f0: Tensor, rate: float, per_frame: int) -> Tensor:
         float64 (B, N · u) in turns, [0, 1).
     """
     step = f0.double() / rate
-    rise = torch.diff(step, dim=1, append=step[:, -1:])
+    # Not torch.diff, which has no form in ONNX.
+    rise = torch.cat((step[:, 1:], step[:, -1:]), dim=1) - step
     count = torch.arange(1, per_frame + 1, device=f0.device, dtype=torch.float64)
     glide = count * (count - 1) / (2 * per_frame)
     local = step[..., None] * count + rise[..., None] * glide  # (B, N, u)

@@ -153,16 +153,34 @@ def find_vocoder(path: str | Path) -> tuple[Path, Path]:
     if given.is_dir():
         found = [given / name for name in _WEIGHT_NAMES if (given / name).is_file()]
         weights = found[0] if found else given / _WEIGHT_NAMES[0]
-    config = weights.with_name(CONFIG_NAME)
+    if not weights.is_file():
+        raise _missing(weights)
+    return weights, find_vocoder_config(weights)
+
+
+def find_vocoder_config(path: str | Path) -> Path:
+    """Find the config of a vocoder, which is all that measuring mels needs.
+
+    Args:
+        path: its weights, which need not be there, or their folder.
+
+    Raises:
+        MissingFileError: as `find_vocoder`.
+    """
+    given = Path(path)
+    config = given / CONFIG_NAME if given.is_dir() else given.with_name(CONFIG_NAME)
+    if not config.is_file():
+        raise _missing(config)
+    return config
+
+
+def _missing(file: Path) -> MissingFileError:
     known = PRETRAINED[_COMMUNITY]
-    for file in (weights, config):
-        if not file.is_file():
-            raise MissingFileError(
-                f"the vocoder's file {file} is missing: unpack {known.what} ({known.size_text}, "
-                f"from {known.source}) so that model and {CONFIG_NAME} lie in {weights.parent}, or "
-                "set vocoder.ckpt of the diffusion config to the vocoder that you have"
-            )
-    return weights, config
+    return MissingFileError(
+        f"the vocoder's file {file} is missing: unpack {known.what} ({known.size_text}, from "
+        f"{known.source}) so that model and {CONFIG_NAME} lie in {file.parent}, or name the vocoder "
+        "that you have: --vocoder, or vocoder.ckpt of the diffusion config"
+    )
 
 
 def load_vocoder(

@@ -110,7 +110,7 @@ def test_a_bad_clip_is_listed_and_the_exit_code_is_1(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--use_diff"], "--use_diff: the mel features of the diffusion model come in a later"),
+        (["--use_diff"], "the vocoder's file pretrain/nsf_hifigan/config.json is missing: unpack"),
         (["--f0_predictor", "rmvpe"], "rmvpe.pt is missing"),
         (["--f0_predictor", "ensemble:rmvpe+pm"], "rmvpe.pt is missing"),
         (["--speech_encoder", "vec768l12"], "checkpoint_best_legacy_500.pt"),

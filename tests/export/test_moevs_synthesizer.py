@@ -38,8 +38,8 @@ def _beside(name: str) -> Any:
 M: Any = _beside("moevs_models")
 
 VARIANTS = (
-    "default_vec768l12", "tiny", "transformer_flow", "transformer_flow_shared", "vol_embedding",
-    "snake", "no_auto_f0", "flow_share_parameter", "depthwise", "resblock2",
+    "tiny", "transformer_flow", "transformer_flow_shared", "snake", "no_auto_f0",
+    "flow_share_parameter", "depthwise", "resblock2",
 )  # fmt: skip
 
 

@@ -201,6 +201,8 @@ def test_k_neighbours() -> None:
 def test_counts_below_one(option: str, value: int) -> None:
     with pytest.raises(ConfigError, match=f"--index_{option} is {value}"):
         make(vectors(50), **{option: value})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=f"--index_{option} is {value}"):
+        make(vectors(50)).search(vectors(3), 0, **{option: value})
 
 
 def test_blocks_give_what_one_pass_gives(monkeypatch: pytest.MonkeyPatch) -> None:

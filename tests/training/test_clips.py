@@ -11,12 +11,12 @@ import torch
 from svc.audio.io import read_audio, write_audio
 from svc.audio.loudness import frame_volume
 from svc.audio.mel import linear_spectrogram
+from svc.dataset.augment import draw_gain
 from svc.dataset.features import FeaturePaths
 from svc.errors import DatasetError
 from svc.training.clips import (
     ClipDataset,
     Memory,
-    draw_gain,
     plan_memory,
     scale_spec,
 )
