@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from svc.cli.options import add_argument, add_seed
+from svc.cli.options import add_argument, add_device, add_seed
 from svc.cli.progress import progress_bar
 from svc.cli.report import count, left_out
 
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="lists searched per frame unless svc infer is told otherwise: more find nearer "
         "neighbours and take longer (default: %(default)s, as in the original)",
     )  # fmt: skip
+    add_device(parser)
     add_seed(parser, None)
 
 
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         max_rows=args.max_rows,
         nprobe=args.nprobe,
+        device=args.device,
         legacy=args.legacy,
     )
     with progress_bar("train-index") as progress:

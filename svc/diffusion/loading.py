@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,23 +63,24 @@ def load_diffusion(
     checkpoint = load_checkpoint(path)
     where = path.with_name(CONFIG_NAME) if config_path is None else Path(config_path)
     config = load_diffusion_config(where)
-    _check_config(config, str(where))
+    check_diffusion_config(config, str(where))
     what = str(path)
-    state = _tensors(checkpoint, what)
-    mismatches = [*_mismatches(state, config)]
-    if mismatches:
-        raise CheckpointError(f"{what} does not fit {where}: {'; '.join(mismatches)}. {_NEXT_STEP}")
+    state = diffusion_tensors(checkpoint, what)
+    causes = [*mismatches(state, config)]
+    if causes:
+        raise CheckpointError(f"{what} does not fit {where}: {'; '.join(causes)}. {_NEXT_STEP}")
     n_mels = len(state[f"{_DENOISER}output_projection.weight"])
     with torch.device("meta"):  # every value comes from the file: skip the random initialisation
         model = Unit2Mel.from_config(config, n_mels=n_mels)
     model.to_empty(device="cpu")
-    load_state(model, _full_schedule(state, config.model.n_steps), what=what, hint=_NEXT_STEP)
+    load_state(model, full_schedule(state, config.model.n_steps), what=what, hint=_NEXT_STEP)
     step = checkpoint.get("global_step")
     model.global_step = step if isinstance(step, int) else 0
     return model.eval().requires_grad_(False).to(device), config
 
 
-def _check_config(config: DiffusionConfig, where: str) -> None:
+def check_diffusion_config(config: DiffusionConfig, where: str) -> None:
+    """Refuse a config that contradicts itself: ids of speakers, sampler. Raises ConfigError."""
     n_speakers = config.model.n_speakers
     for name, number in config.spk.items():
         if n_speakers > 1 and number >= n_speakers:
@@ -101,7 +102,16 @@ def _check_config(config: DiffusionConfig, where: str) -> None:
         )
 
 
-def _tensors(checkpoint: Mapping[str, Any], what: str) -> dict[str, Tensor]:
+def diffusion_tensors(checkpoint: Mapping[str, Any], what: str) -> dict[str, Tensor]:
+    """Return the tensors of a diffusion voice's file.
+
+    Args:
+        checkpoint: content of the file.
+        what: the file, for the message.
+
+    Raises:
+        CheckpointError: it is another kind of file.
+    """
     state = checkpoint.get("model", checkpoint)
     if not isinstance(state, Mapping):
         state = {}
@@ -117,8 +127,19 @@ def _tensors(checkpoint: Mapping[str, Any], what: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _mismatches(state: Mapping[str, Tensor], config: DiffusionConfig) -> Iterator[str]:
-    """Say each fact in which the file and the config differ, the likeliest cause first."""
+def mismatches(
+    state: Mapping[str, Tensor], config: DiffusionConfig, *, ignore: Collection[str] = ()
+) -> Iterator[str]:
+    """Say each fact in which a file and a config differ, the likeliest cause first.
+
+    Args:
+        state: tensors of the file.
+        config: the config.
+        ignore: keys of the config that may differ, such as "model.n_spk".
+
+    Yields:
+        One clause for each.
+    """
     model = config.model
     wanted = {
         "data.encoder_out_channels": config.data.encoder_out_channels,
@@ -134,7 +155,7 @@ def _mismatches(state: Mapping[str, Tensor], config: DiffusionConfig) -> Iterato
             found = state[tensor].shape[axis]
         else:
             continue  # a strict load names it
-        if found == wanted[key]:
+        if found == wanted[key] or key in ignore:
             continue
         if key == "data.encoder_out_channels":
             names = encoders_of_width(found)
@@ -154,7 +175,7 @@ def _mismatches(state: Mapping[str, Tensor], config: DiffusionConfig) -> Iterato
         yield f"trained {said} pitch augmentation, model.use_pitch_aug is {model.use_pitch_aug}"
 
 
-def _full_schedule(state: dict[str, Tensor], timesteps: int) -> dict[str, Tensor]:
+def full_schedule(state: Mapping[str, Tensor], timesteps: int) -> dict[str, Tensor]:
     """Compute the schedule anew where a half-precision file has lost its small numbers."""
     arrays = schedule_arrays(timesteps)
     lost = {

@@ -14,8 +14,6 @@ from svc.retrieval.index_files import import_faiss
 MAX_ROWS = 200_000
 """Rows of a speaker above which k-means centres stand for them."""
 N_CENTRES = 10_000
-K_MEANS_STEPS = 6
-BUILD_STEPS = K_MEANS_STEPS + 2  # progress calls of one index: k-means, training, adding
 _BLOCK = 8192  # rows added at a time
 _ROWS_PER_LIST = 39  # at least; fewer rows than this make a flat index
 _SEED_BITS = 31  # faiss's seeds are ints of C
@@ -38,40 +36,6 @@ def seeds_of(seed: int, speaker_id: int) -> tuple[int, int, int]:
 def shuffled_places(rows: int, seed: int) -> NDArray[np.int64]:
     """Return the place of each row in the shuffled order, (rows,)."""
     return np.random.default_rng(seed).permutation(rows)
-
-
-def reduce_rows(
-    rows: FloatArray, n_centres: int, *, seed: int, progress: Progress = silent
-) -> FloatArray:
-    """Replace many rows by k-means centres.
-
-    Lloyd's algorithm on all rows, `K_MEANS_STEPS` rounds from random rows. The original uses mini-batches of a size
-    that depends on the number of CPUs; on 40000 units of a singer and for 2000 centres they take less than half the
-    time, and leave the rows 2 to 5 % further from their centres in the mean square.
-
-    Args:
-        rows: float32 (N, U), N >= n_centres.
-        n_centres: centres wanted.
-        seed: of the first centres, 0 to 2³¹ - 1.
-        progress: called after each round.
-
-    Returns:
-        float32 (n_centres, U).
-    """
-    k_means = import_faiss().Kmeans(
-        rows.shape[1],
-        n_centres,
-        niter=1,
-        seed=seed,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(rows),  # no sub-sampling
-    )
-    centres: FloatArray | None = None
-    for step in range(K_MEANS_STEPS):
-        k_means.train(rows, init_centroids=centres)
-        centres = k_means.centroids
-        progress(step + 1, K_MEANS_STEPS, f"k-means, {n_centres} centres")
-    return np.array(k_means.centroids, dtype=np.float32)
 
 
 def build_index(

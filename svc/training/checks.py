@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,8 +70,24 @@ def _check_speakers(config: SvcConfig) -> None:
 
 
 def _read(config: SvcConfig, listing: Path) -> CheckedList:
-    paths = read_filelist(listing)
-    known = set(config.spk)
+    paths = listed_clips(listing, config.spk)
+    parts = ("units", "f0", "volume") if config.model.vol_embedding else ("units", "f0")
+    check_features(listing, paths, parts)
+    return CheckedList(paths, [_frames(config, path) for path in paths])
+
+
+def listed_clips(listing: Path, speakers: Collection[str]) -> list[Path]:
+    """Return the clips of a file list; each is there and of a known speaker.
+
+    Args:
+        listing: the list.
+        speakers: names of the config.
+
+    Raises:
+        MissingFileError: no such list.
+        DatasetError: a clip in the folder of a stranger, or a clip that is not there.
+    """
+    paths, known = read_filelist(listing), set(speakers)
     strangers = sorted({path.parent.name for path in paths} - known)
     if strangers:
         raise DatasetError(
@@ -85,12 +101,23 @@ def _read(config: SvcConfig, listing: Path) -> CheckedList:
             f"{len(absent)} of {len(paths)} clips of {listing} are not there: {_some(absent)}; "
             "restore them or run  svc preprocess --stage config"
         )
-    _check_features(config, listing, paths)
-    return CheckedList(paths, [_frames(config, path) for path in paths])
+    return paths
 
 
-def _check_features(config: SvcConfig, listing: Path, paths: Sequence[Path]) -> None:
-    parts = ("units", "f0", "volume") if config.model.vol_embedding else ("units", "f0")
+def check_features(
+    listing: Path, paths: Sequence[Path], parts: Sequence[str], *, flag: str = ""
+) -> None:
+    """Refuse a list whose clips lack feature files.
+
+    Args:
+        listing: the list, for the message.
+        paths: its clips.
+        parts: names of the files in `FeaturePaths`.
+        flag: what svc preprocess has to be told to make them.
+
+    Raises:
+        DatasetError: counts and names the files.
+    """
     lacking = [
         str(file)
         for path in paths
@@ -100,21 +127,25 @@ def _check_features(config: SvcConfig, listing: Path, paths: Sequence[Path]) -> 
     if lacking:
         raise DatasetError(
             f"{len(lacking)} feature files of {listing} are missing: {_some(lacking)}; run  "
-            "svc preprocess --stage features"
+            f"svc preprocess --stage features{flag}"
         )
 
 
 def _frames(config: SvcConfig, path: Path) -> int:
-    info = audio_info(path)
-    data = config.data
-    if info.sr != data.sampling_rate:
-        raise DatasetError(
-            f"{path} has {info.sr} Hz and the config says {data.sampling_rate} Hz; run  svc "
-            "resample  and  svc preprocess  again"
-        )
-    frames = info.n_samples // data.hop_length
+    frames = header_frames(path, config.data.sampling_rate, config.data.hop_length)
     check_length(config, path, frames)
     return frames
+
+
+def header_frames(path: Path, sampling_rate: int, hop_length: int) -> int:
+    """Return how many frames a clip has, by its header. Raises DatasetError for another rate."""
+    info = audio_info(path)
+    if info.sr != sampling_rate:
+        raise DatasetError(
+            f"{path} has {info.sr} Hz and the config says {sampling_rate} Hz; run  svc "
+            "resample  and  svc preprocess  again"
+        )
+    return info.n_samples // hop_length
 
 
 def _check_units(config: SvcConfig, paths: Sequence[Path]) -> None:

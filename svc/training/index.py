@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from svc import __version__
@@ -25,16 +26,14 @@ from svc.config import SvcConfig, check_encoder_width, load_config
 from svc.config.schema import nearest
 from svc.dataset.features import FeatureCache, FeaturePaths
 from svc.dataset.filelist import audio_in
+from svc.devices import resolve_device
 from svc.errors import ConfigError, DatasetError, MissingFileError, OutputError
 from svc.progress import Progress, silent
 from svc.retrieval.index_build import (
-    BUILD_STEPS,
-    K_MEANS_STEPS,
     MAX_ROWS,
     N_CENTRES,
     build_index,
     n_lists_for,
-    reduce_rows,
     seeds_of,
     shuffled_places,
 )
@@ -48,10 +47,12 @@ from svc.retrieval.index_files import (
     write_index,
     write_record,
 )
+from svc.retrieval.kmeans_fit import KmeansOptions, fit_kmeans
 from svc.retrieval.legacy_index import LEGACY_NAME, write_legacy
 
 _ENDING = ".soft.pt"  # of a file of units
-_STEPS = BUILD_STEPS + 1  # progress calls of one speaker: building and writing
+_K_MEANS_STEPS = 20  # of the progress of one speaker
+_STEPS = _K_MEANS_STEPS + 3  # and training, adding, writing
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class IndexOptions:
     """Rows of a speaker above which k-means centres stand for them."""
     nprobe: int = 1
     """Lists that are searched per frame unless `svc infer` is told otherwise; stored in the index."""
+    device: str | None = None
+    """Where k-means computes; None: the best there is. faiss computes on the CPU."""
     legacy: bool = False
     """Write `feature_and_index.pkl` of so-vits-svc 4.1 too."""
 
@@ -119,8 +122,22 @@ class _Steps:
         self._progress, self._total, self._done = progress, total, 0
 
     def step(self, what: str, count: int = 1) -> None:
+        """Tell that some more steps are done."""
         self._done += count
         self._progress(self._done, self._total, what)
+
+    def part(self, count: int, name: str) -> Progress:
+        """Return a callback for work that is so many steps in all."""
+        told = 0
+
+        def show(done: int, total: int, what: str) -> None:
+            nonlocal told
+            now = count * done // total
+            if now > told:
+                self.step(f"{name}: {what}", now - told)
+                told = now
+
+        return show
 
 
 def train_index(options: IndexOptions, progress: Progress = silent) -> IndexReport:
@@ -137,9 +154,10 @@ def train_index(options: IndexOptions, progress: Progress = silent) -> IndexRepo
         ConfigError: an unknown speaker, or an earlier index that does not go with the new parts.
         MissingFileError, DatasetError: features that are absent, damaged or made with another encoder.
         CheckpointError: an earlier index that is kept in part is damaged.
+        DeviceError: no such device.
         OutputError: the index cannot be written.
     """
-    config = load_config(options.config)
+    config, device = load_config(options.config), resolve_device(options.device)
     check_encoder_width(
         config.model.speech_encoder,
         config.model.ssl_dim,
@@ -152,7 +170,7 @@ def train_index(options: IndexOptions, progress: Progress = silent) -> IndexRepo
     voices = [_find(options.root_dir, name, config.spk[name]) for name in names]
     with _scratch(options.output_dir) as scratch:
         steps = _Steps(progress, sum(len(voice.clips) for voice in voices) + _STEPS * len(voices))
-        builder = _Builder(options, config, scratch, steps)
+        builder = _Builder(options, config, device, scratch, steps)
         voices = [builder.check(voice) for voice in voices]
         _check_space(options, config.model.ssl_dim, voices)
         built = {voice.name: builder.build(voice) for voice in voices}
@@ -263,11 +281,17 @@ class _Builder:
     """Reads the units of one speaker after another, and builds their indexes in the scratch folder."""
 
     def __init__(
-        self, options: IndexOptions, config: SvcConfig, scratch: Path, steps: _Steps
+        self,
+        options: IndexOptions,
+        config: SvcConfig,
+        device: torch.device,
+        scratch: Path,
+        steps: _Steps,
     ) -> None:
         self._options, self._scratch, self._steps = options, scratch, steps
         self._dim, self._encoder = config.model.ssl_dim, config.model.speech_encoder
         self._seed = config.train.seed if options.seed is None else options.seed
+        self._device = device
         self._cache = FeatureCache.from_config(config)
 
     def check(self, voice: _Voice) -> _Voice:
@@ -288,16 +312,17 @@ class _Builder:
         """Build and write the index of a checked voice."""
         shuffle, k_means, training = seeds_of(self._seed, voice.id)
 
-        def show(done: int, total: int, what: str) -> None:
-            self._steps.step(f"{voice.name}: {what}")
-
         rows = self._read(voice, shuffle)
         n_centres = _n_centres(self._options, voice)
+        show = self._steps.part(_K_MEANS_STEPS, voice.name)
         if n_centres is not None:
-            rows = reduce_rows(rows, n_centres, seed=k_means, progress=show)
-        else:
-            self._steps.step(f"{voice.name}: {voice.n_rows} rows", K_MEANS_STEPS)
+            settings = KmeansOptions(k=n_centres, seed=k_means)
+            units = torch.from_numpy(rows)
+            rows = fit_kmeans(units, settings, device=self._device, progress=show).centres.numpy()
+            del units
+        show(1, 1, f"{len(rows)} rows")
         n_rows = len(rows)
+        show = self._steps.part(2, voice.name)
         index = build_index(rows, nprobe=self._options.nprobe, seed=training, progress=show)
         del rows  # the index has its own copy
         file = index_name(voice.id)

@@ -1,6 +1,4 @@
-"""What a run writes down: ``train.log``, and TensorBoard events in the run folder and in its
-``eval`` folder.
-"""
+"""What a run writes down: a log file, and TensorBoard events of training and of evaluations."""
 
 from __future__ import annotations
 
@@ -26,19 +24,33 @@ class Journal:
         run_dir: folder of the run; it is created.
         first_step: first step this call will train. Earlier events from that step on are hidden
             by TensorBoard: they belong to work that a kill took with it and that is done again.
+        log_name: the text file.
+        events: sub-folder of the event files.
+        evaluation: sub-folder of that for the events of evaluations; None = no writer of their own.
 
     Raises:
         OutputError: the folder cannot be written.
     """
 
-    def __init__(self, run_dir: Path, first_step: int) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        first_step: int,
+        *,
+        log_name: str = "train.log",
+        events: str = "",
+        evaluation: str | None = "eval",
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         make_folder(run_dir)
         try:
-            self._log = (run_dir / "train.log").open("a", encoding="utf-8")
-            self._train: Any = SummaryWriter(str(run_dir), purge_step=first_step)
-            self._eval: Any = SummaryWriter(str(run_dir / "eval"), purge_step=first_step)
+            self._log = (run_dir / log_name).open("a", encoding="utf-8")
+            folder = run_dir / events
+            self._train: Any = SummaryWriter(str(folder), purge_step=first_step)
+            self._eval: Any = self._train
+            if evaluation is not None:
+                self._eval = SummaryWriter(str(folder / evaluation), purge_step=first_step)
         except OSError as error:
             raise output_error(run_dir, error) from error
 
@@ -56,7 +68,7 @@ class Journal:
         self.close()
 
     def note(self, text: str, *, level: int = logging.INFO) -> None:
-        """Write one line to train.log and to the logger."""
+        """Write one line to the log file and to the logger."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         self._log.write(f"{stamp}\t{logging.getLevelName(level)}\t{text}\n")
         self._log.flush()

@@ -31,17 +31,34 @@ def autocast_dtype(train: TrainConfig, device: torch.device) -> torch.dtype | No
     """
     if not train.fp16_run:
         return None
-    if train.half_type == "bf16":
+    return half_dtype(
+        train.half_type, device, key="train.half_type", off='"train.fp16_run" to false'
+    )
+
+
+def half_dtype(kind: str, device: torch.device, *, key: str, off: str) -> torch.dtype:
+    """Return a reduced precision that a device can train with.
+
+    Args:
+        kind: ``bf16`` or ``fp16``.
+        device: where the nets are.
+        key: of the config, for the message.
+        off: what else to set, to switch it off: a key and its value.
+
+    Raises:
+        ConfigError: the device cannot do it.
+    """
+    if kind == "bf16":
         if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise ConfigError(
-                f'{torch.cuda.get_device_name(device)} has no bfloat16: set "train.half_type" to '
-                '"fp16" or "train.fp16_run" to false'
+                f'{torch.cuda.get_device_name(device)} has no bfloat16: set "{key}" to "fp16" or '
+                f"{off}"
             )
         return torch.bfloat16
     if device.type != "cuda":
         raise ConfigError(
-            f'"train.half_type": "fp16" needs a CUDA device and this run is on {device.type}: set '
-            'it to "bf16", or "train.fp16_run" to false'
+            f'"{key}": "fp16" needs a CUDA device and this run is on {device.type}: set it to '
+            f'"bf16", or {off}'
         )
     return torch.float16
 
@@ -55,18 +72,31 @@ def make_scaler(dtype: torch.dtype | None, device: torch.device) -> torch.amp.Gr
 
 
 def make_adamw(module: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
-    """Return AdamW over all parameters of a net (spec_core 7.1), fused where the device can."""
-    parameters = list(module.parameters())
-    optimizer = torch.optim.AdamW(
-        parameters,
+    """Return the optimizer of a voice's nets (spec_core 7.1)."""
+    return adamw(
+        module,
         lr=train.learning_rate,
         betas=(train.betas[0], train.betas[1]),
         eps=train.eps,
         weight_decay=WEIGHT_DECAY,
+    )
+
+
+def adamw(
+    module: nn.Module, *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+) -> torch.optim.AdamW:
+    """Return AdamW over all parameters of a net, fused where the device can."""
+    parameters = list(module.parameters())
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=lr,
+        betas=betas,
+        eps=eps,
+        weight_decay=weight_decay,
         fused=True if parameters[0].device.type in _FUSED_DEVICES else None,
     )
     # The original's scheduler refuses a resumed optimizer without it.
-    optimizer.param_groups[0]["initial_lr"] = train.learning_rate
+    optimizer.param_groups[0]["initial_lr"] = lr
     return optimizer
 
 

@@ -36,11 +36,16 @@ _HINT = "Take a file of the same kind, correct the config, or add --force to kee
 
 def clip_order(config: state.AdversarialConfig, training: CheckedList) -> dict[str, Any]:
     """Return the facts that decide which clips batch number n of an epoch holds."""
+    return order_facts(training, batch_size=config.train.batch_size, seed=config.train.seed)
+
+
+def order_facts(training: CheckedList, *, batch_size: int, seed: int) -> dict[str, Any]:
+    """Return what `clip_order` says of a config."""
     names = "\n".join(path.as_posix() for path in training.paths)
     return {
         "clips": len(training.paths),
-        "batch_size": config.train.batch_size,
-        "seed": config.train.seed,
+        "batch_size": batch_size,
+        "seed": seed,
         "names": zlib.crc32(names.encode("utf-8", "surrogatepass")),
         "frames": sum(training.frames),
     }

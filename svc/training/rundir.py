@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -248,14 +248,29 @@ def publish_config(config: RunConfig, run_dir: Path) -> Path | None:
     """
     if config.path is None:
         raise ValueError("the config was not read from a file")
-    target, content = run_dir / "config.json", config.path.read_bytes()
-    make_folder(run_dir)
+    return publish(config.path.read_bytes(), run_dir / "config.json")
+
+
+def publish(content: bytes, target: Path) -> Path | None:
+    """Write a file of a run, keeping an earlier one that differs under a numbered name.
+
+    Args:
+        content: of the file.
+        target: the file.
+
+    Returns:
+        Where the earlier one was moved to, if there was one with other content.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    make_folder(target.parent)
     backup = None
     if target.is_file():
         earlier = target.read_bytes()
         if earlier == content:
             return None
-        backup = _unused(run_dir, "config.{}.json")
+        backup = _unused(target.parent, f"{target.stem}.{{}}{target.suffix}")
         with atomic_path(backup) as temporary:
             temporary.write_bytes(earlier)
     with atomic_path(target) as temporary:
@@ -284,14 +299,31 @@ def set_aside(run_dir: Path, after: int) -> Path | None:
         for file in list_checkpoints(run_dir, kind)
         if (step_of(file) or 0) > after
     ]
-    if not files:
-        return None
-    folder = make_folder(_unused(run_dir, "earlier_{}"))
+    return move_aside(run_dir, files)
+
+
+def move_aside(run_dir: Path, files: Iterable[Path]) -> Path | None:
+    """Move files of a run into a new sub-folder ``earlier_<n>``.
+
+    Args:
+        run_dir: folder of the run.
+        files: in it or below it; they keep their place relative to it.
+
+    Returns:
+        The sub-folder, or None when there are no files.
+
+    Raises:
+        OutputError: a file cannot be moved.
+    """
+    folder = None
     for file in files:
+        folder = folder or make_folder(_unused(run_dir, "earlier_{}"))
+        target = folder / file.relative_to(run_dir)
+        make_folder(target.parent)
         try:
-            file.replace(folder / file.name)
+            file.replace(target)
         except OSError as error:
-            raise output_error(folder / file.name, error) from error
+            raise output_error(target, error) from error
     return folder
 
 

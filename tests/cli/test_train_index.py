@@ -60,7 +60,7 @@ def test_with_no_flags_at_all(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert lines[0] == "björk & 歌: 75 frames in 1 list"
     assert lines[1] == "bob: 25 frames without lists"
     assert lines[2] == "index of 2 voices in logs/44k/feature_index, 0.2 MB"
-    assert "train-index: 22/22 bob: written" in shown.err
+    assert "train-index: 50/50 bob: written" in shown.err
     retriever = load_retriever(
         "logs/44k/feature_index", dim=DIM, device="cpu", encoder="whisper-ppg-tiny"
     )
@@ -107,6 +107,7 @@ def test_every_flag(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--nprobe", "0"], "--nprobe is 0"),
         (["--max_rows", "-1"], "--max_rows is -1"),
         (["--seed", "-1"], "--seed is -1"),
+        (["-d", "cuda:7"], "cuda:7"),
         (["--output_dir", "configs/config.json"], "a file of that name"),
     ],
 )

@@ -8,15 +8,7 @@ import faiss
 import numpy as np
 import pytest
 
-from svc.retrieval.index_build import (
-    BUILD_STEPS,
-    K_MEANS_STEPS,
-    build_index,
-    n_lists_for,
-    reduce_rows,
-    seeds_of,
-    shuffled_places,
-)
+from svc.retrieval.index_build import build_index, n_lists_for, seeds_of, shuffled_places
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -85,39 +77,15 @@ def test_shuffling_is_a_permutation() -> None:
     np.testing.assert_array_equal(places, shuffled_places(1000, 7))
 
 
-def spread(rows: np.ndarray, centres: np.ndarray) -> float:
-    """Mean squared distance of the rows to their nearest centres."""
-    d = np.square(rows).sum(1)[:, None] + np.square(centres).sum(1) - 2 * rows @ centres.T
-    return float(d.min(1).mean())
-
-
-def test_centres_stand_for_the_rows() -> None:
-    """Judged by scikit-learn's mini-batch k-means, which the original uses."""
-    from sklearn.cluster import MiniBatchKMeans
-
-    rows = vectors(4000, 6)
-    seen: list[tuple[int, int]] = []
-    centres = reduce_rows(rows, 100, seed=3, progress=lambda n, of, _: seen.append((n, of)))
-    assert (centres.shape, centres.dtype) == ((100, 6), np.float32)
-    assert seen == [(n, K_MEANS_STEPS) for n in range(1, K_MEANS_STEPS + 1)]
-    reference = MiniBatchKMeans(100, batch_size=1024, init="random", n_init=1, random_state=0)
-    reference.fit(rows)
-    assert spread(rows, centres) < 1.03 * spread(rows, reference.cluster_centers_)
-    assert spread(rows, centres) < 0.8 * spread(rows, rows[:100])
-    np.testing.assert_array_equal(centres, reduce_rows(rows, 100, seed=3))
-    assert not np.array_equal(centres, reduce_rows(rows, 100, seed=4))
-
-
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
-    """faiss warns on stderr where rows are few for the lists or centres."""
-    build_index(reduce_rows(vectors(500), 100, seed=1), seed=1)
+    """faiss warns on stderr where rows are few for the lists."""
+    build_index(vectors(500), seed=1)
     build_index(vectors(39), seed=1)
     shown = capfd.readouterr()
     assert (shown.out, shown.err) == ("", "")
 
 
 def test_progress() -> None:
-    seen: list[int] = []
-    rows = reduce_rows(vectors(200), 50, seed=1, progress=lambda *_: seen.append(1))
-    build_index(rows, seed=1, progress=lambda *_: seen.append(1))
-    assert len(seen) == BUILD_STEPS
+    seen: list[tuple[int, int, str]] = []
+    build_index(vectors(200), seed=1, progress=lambda *call: seen.append(call))
+    assert seen == [(1, 2, "training"), (2, 2, "adding")]

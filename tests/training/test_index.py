@@ -34,7 +34,8 @@ def voices(make_voices: Callable[..., Any]) -> Any:
 
 
 def build(voices: Any, **options: Any) -> IndexReport:
-    return train_index(IndexOptions(config=voices.config_path, root_dir=voices.root, **options))
+    own = {"config": voices.config_path, "root_dir": voices.root, "device": "cpu"}
+    return train_index(IndexOptions(**own, **options))
 
 
 def units(voices: Any, speaker: str) -> np.ndarray:
@@ -334,7 +335,9 @@ class Recorder(list[tuple[int, int]]):
 
 def test_progress_counts_to_its_end(voices: Any) -> None:
     for max_rows in (50, 200_000):
-        options = IndexOptions(config=voices.config_path, root_dir=voices.root, max_rows=max_rows)
+        options = IndexOptions(
+            config=voices.config_path, root_dir=voices.root, max_rows=max_rows, device="cpu"
+        )
         calls = Recorder()
         train_index(options, calls)
         done = [number for number, _ in calls]
