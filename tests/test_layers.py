@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 BASE = {"errors", "atomic", "progress", "threads"}
 SUPPORT = {
     "config", "checkpoint", "torch_file", "lazy_tensors", "pickled_arrays", "safe_pickle",
-    "pretrained", "devices", "onnx_runtime",
+    "pretrained", "devices", "onnx_runtime", "empty_nets",
 }  # fmt: skip
 NETS = {"speech", "f0", "vocoder", "diffusion", "retrieval"}
 BELOW_NETS = BASE | SUPPORT | {"audio"}
@@ -40,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoint": {"errors", "atomic", "safe_pickle", "torch_file"},
     "devices": {"errors"},
     "onnx_runtime": {"errors", "threads"},
+    "empty_nets": set(),
     "pretrained": {"errors", "config"},
     **dict.fromkeys(NETS, BELOW_NETS),
     "demo": {"audio"} | BASE,

@@ -20,6 +20,7 @@ from svc.config import DiffusionConfig, encoders_of_width, load_diffusion_config
 from svc.diffusion.samplers import sampler_name
 from svc.diffusion.schedule import schedule_arrays
 from svc.diffusion.unit2mel import Unit2Mel
+from svc.empty_nets import shapes_only
 from svc.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def load_diffusion(
     if causes:
         raise CheckpointError(f"{what} does not fit {where}: {'; '.join(causes)}. {_NEXT_STEP}")
     n_mels = len(state[f"{_DENOISER}output_projection.weight"])
-    with torch.device("meta"):  # every value comes from the file: skip the random initialisation
+    with shapes_only():  # every value comes from the file: skip the random initialisation
         model = Unit2Mel.from_config(config, n_mels=n_mels)
     model.to_empty(device="cpu")
     load_state(model, full_schedule(state, config.model.n_steps), what=what, hint=_NEXT_STEP)

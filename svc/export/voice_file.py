@@ -26,6 +26,7 @@ from svc.checkpoint import (
     save_safetensors,
 )
 from svc.config import SvcConfig, load_config, parse_config
+from svc.empty_nets import shapes_only
 from svc.errors import CheckpointError, ConfigError, OutputError
 from svc.synthesizer import Synthesizer, check_state
 from svc.synthesizer.loading import state_from_checkpoint
@@ -205,7 +206,7 @@ def check_numbers(state: Mapping[str, Tensor], what: str, advice: str) -> None:
 
 
 def _empty_net(config: SvcConfig) -> Synthesizer:
-    with torch.device("meta"):
+    with shapes_only():
         return Synthesizer.from_config(net_rate_said(config))
 
 

@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from svc.config import SvcConfig, split_encoders
+from svc.empty_nets import shapes_only
 from svc.errors import CheckpointError
 from svc.inspection.report import Fact, Finding
 from svc.inspection.settings import Settings
-from svc.inspection.shapes import folded_shapes, misfit, shapes_only
+from svc.inspection.shapes import folded_shapes, misfit
 from svc.inspection.weights import Weights, all_tensors, size_facts
 from svc.safe_pickle import printable
 from svc.speech import dphubert, fairseq, hubert_soft, hugging_face

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from svc.empty_nets import shapes_only
 from svc.errors import CheckpointError
 from svc.f0.crepe_net import N_BINS
 
@@ -17,7 +18,7 @@ from svc.f0.rmvpe_net import _UNUSED, RmvpeNet
 from svc.f0.rmvpe_net import _rename as rmvpe_name
 from svc.f0.rmvpe_net import infer_config as infer_rmvpe
 from svc.inspection.report import Fact, Finding
-from svc.inspection.shapes import folded_shapes, misfit, shapes_only
+from svc.inspection.shapes import folded_shapes, misfit
 from svc.inspection.weights import Weights, axis_of, count_of, has, size_facts
 
 PITCH_NET = "pitch net"

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from svc.checkpoint import classic_weight_norm_keys
 from svc.config import SvcConfig, encoders_of_width
+from svc.empty_nets import shapes_only
 from svc.errors import CheckpointError, ConfigError
 from svc.f0.range_files import ranges_in
 from svc.inspection.report import Fact, Finding
 from svc.inspection.settings import Settings
-from svc.inspection.shapes import misfit, shapes_only
+from svc.inspection.shapes import misfit
 from svc.inspection.weights import (
     Weights,
     axis_of,

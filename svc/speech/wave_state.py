@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from svc.checkpoint import classic_weight_norm_keys, fold_weight_norm, load_state, rename
+from svc.empty_nets import shapes_only
 from svc.errors import CheckpointError
 from svc.safe_pickle import printable
 from svc.speech.convolutions import check_kernels
@@ -113,7 +114,7 @@ class WaveState:
         """
         try:
             config = infer_config(self.tensors, self.settings)
-            with torch.device("meta"):
+            with shapes_only():
                 net = Wav2Vec2(config)
         except (KeyError, ValueError, IndexError, TypeError, ZeroDivisionError) as error:
             reason = f"no tensor {error}" if isinstance(error, KeyError) else str(error)

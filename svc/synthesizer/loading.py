@@ -11,6 +11,7 @@ from torch import Tensor
 
 from svc.checkpoint import load_checkpoint, load_state, strip_prefix
 from svc.config import SvcConfig
+from svc.empty_nets import shapes_only
 from svc.errors import CheckpointError
 from svc.synthesizer.check import NEXT_STEP, check_state
 from svc.synthesizer.model import Synthesizer
@@ -64,7 +65,7 @@ def load_synthesizer(
     what = str(path)
     state = state_from_checkpoint(load_checkpoint(path), what=what)
     check_state(state, config, what=what)
-    with torch.device("meta"):  # every value comes from the file: skip the random initialisation
+    with shapes_only():  # every value comes from the file: skip the random initialisation
         model = Synthesizer.from_config(config, compat=compat)
     model.enc_q = None
     model.to_empty(device="cpu")

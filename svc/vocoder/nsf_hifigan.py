@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from svc.audio.mel import LogMel, vocoder_mel
 from svc.checkpoint import load_checkpoint, load_state, strip_prefix
 from svc.config import VOCODER_TYPES, VocoderConfig, load_vocoder_config
+from svc.empty_nets import shapes_only
 from svc.errors import CheckpointError, ConfigError, MissingFileError
 from svc.pretrained import PRETRAINED
 from svc.vocoder.generator import Generator
@@ -183,6 +184,32 @@ def _missing(file: Path) -> MissingFileError:
     )
 
 
+def read_vocoder(weights: Path, config_path: Path) -> tuple[VocoderConfig, dict[str, Tensor]]:
+    """Read the two files of a vocoder, found by `find_vocoder`.
+
+    Args:
+        weights: `model`.
+        config_path: `config.json`.
+
+    Returns:
+        The config, and the generator's tensors as they are named in the file.
+
+    Raises:
+        ConfigError: the config is damaged or impossible.
+        CheckpointError: the weights are damaged, refused, or another kind of vocoder's.
+    """
+    config = load_vocoder_config(config_path)
+    state = _tensors(load_checkpoint(weights), str(weights))
+    is_mini = "source_conv.weight" in state
+    if is_mini != config.mini_nsf:
+        raise CheckpointError(
+            f"{weights} holds {'a mini-NSF' if is_mini else 'an ordinary NSF-HiFiGAN'} vocoder and "
+            f"{config_path} says {'mini_nsf' if config.mini_nsf else 'that it is an ordinary one'};"
+            " both files must come from the same archive"
+        )
+    return config, state
+
+
 def load_vocoder(
     path: str | Path, *, kind: str = "nsf-hifigan", device: torch.device | str = "cpu"
 ) -> NsfHifigan:
@@ -202,18 +229,10 @@ def load_vocoder(
         CheckpointError: the weights are damaged, refused, or another config's.
     """
     weights, config_path = find_vocoder(path)
-    config = load_vocoder_config(config_path)
+    config, state = read_vocoder(weights, config_path)
     what = str(weights)
-    state = _tensors(load_checkpoint(weights), what)
-    is_mini = "source_conv.weight" in state
-    if is_mini != config.mini_nsf:
-        raise CheckpointError(
-            f"{what} holds {'a mini-NSF' if is_mini else 'an ordinary NSF-HiFiGAN'} vocoder and "
-            f"{config_path} says {'mini_nsf' if config.mini_nsf else 'that it is an ordinary one'};"
-            " both files must come from the same archive"
-        )
     try:
-        with torch.device("meta"):  # every value comes from the file: skip the initialisation
+        with shapes_only():  # every value comes from the file: skip the initialisation
             vocoder = NsfHifigan(config, kind=kind)
     except ConfigError as error:
         raise ConfigError(f"{config_path}: {error}") from None
