@@ -138,9 +138,10 @@ def test_it_hears_the_voice_and_its_melody(make_converter: Any, song: Any) -> No
     wav = song([(0.5, 0.5)])
     spy = Spy()
     converter = with_enhancer(make_converter(), spy)
-    converter.convert(wav, SR, "bob", InferOptions(transpose=12, enhancer_key=4))
+    converter.convert(wav, SR, "bob", InferOptions(transpose=12, enhancer_key=4, seed=7))
     (call,) = spy.calls
     assert (call["sr"], call["hop"], call["adaptive_key"]) == (SR, HOP, 4)
+    assert call["generator"].initial_seed() == 7
     assert call["f0"].shape == (call["wav"].shape[0] // HOP,)
     assert set(call["f0"].tolist()) == {0.0, 440.0}  # 0 in the silence around the song
     spy.calls.clear()

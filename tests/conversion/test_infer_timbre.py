@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from svc.audio.io import read_audio
+from svc.audio.io import read_audio, write_audio
 from svc.checkpoint import save_tensor
 from svc.cli.main import main
 from svc.conversion import Converter, InferOptions
 from svc.conversion.options import HearingChoice
+from svc.dataset.features import FeatureCache
 from svc.errors import ConfigError
 
 SR = 44100
@@ -105,10 +106,13 @@ def voice(work: Path, save_voice: Any, make_config: Any, rng: np.random.Generato
     config = dataclasses.replace(make_config(n_speakers=2), spk=SPEAKERS)
     Path("mine").mkdir()
     model: Path = save_voice(Path("mine"), config)
+    cache = FeatureCache.from_config(config)
     for name in SPEAKERS:
         for clip in range(3):
-            units = torch.from_numpy(rng.standard_normal((1, 384, 80)).astype(np.float32))
-            save_tensor(units, Path("dataset/44k") / name / f"{clip}.wav.soft.pt")
+            path = Path("dataset/44k") / name / f"{clip}.wav"
+            write_audio(path, 0.1 * rng.standard_normal(140 * 512).astype(np.float32), SR)
+            units = torch.from_numpy(rng.standard_normal((384, 80)).astype(np.float32))
+            cache.save(path, units=units, f0=torch.tensor([[220.0] * 140, [1.0] * 140]))
     return model
 
 
