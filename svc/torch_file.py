@@ -106,7 +106,7 @@ def read_torch_file(
     with path.open("rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         # Never closed by hand: a tensor keeps the mapping alive by a reference, but would not keep it open.
-        read = _read_zip if content[:4] == _ZIP_START else _read_stream
+        read = read_zip if content[:4] == _ZIP_START else read_stream
         found, source = read(file, content, mapped, inert)
         if isinstance(found, dict):
             for key in drop:
@@ -147,9 +147,12 @@ def _names(described: Descriptions, inert: bool) -> dict[str, object]:
     return described.names() if inert else described.names() | array_names()
 
 
-def _read_zip(
+def read_zip(
     file: io.BufferedReader, content: mmap.mmap, mapped: bool, inert: bool
 ) -> tuple[Any, _Source]:
+    """Read the container of torch since 2020; returns the object with described tensors, and where
+    their bytes are. Raises as `read_torch_file`.
+    """
     records = _zip_records(file, content)
     pickles = [name for name in records if name.endswith(".pkl")]
     if len(pickles) != 1 or not pickles[0].endswith("/data.pkl"):
@@ -198,9 +201,10 @@ def _zip_records(file: io.BufferedReader, content: mmap.mmap) -> dict[str, tuple
     return records
 
 
-def _read_stream(
+def read_stream(
     file: io.BufferedReader, content: mmap.mmap, mapped: bool, inert: bool
 ) -> tuple[Any, _Source]:
+    """Read the container of torch before 2020; see `read_zip`."""
     if content[257:262] == b"ustar":
         raise UnsupportedError(
             "it is in torch's tar format of before 2017: save it anew with torch"

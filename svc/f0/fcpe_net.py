@@ -154,11 +154,12 @@ class FcpeNet(nn.Module):
         return torch.sigmoid(self.output(self.norm(x)))
 
 
-def _rename(name: str) -> str:
+def own_name(name: str) -> str:
+    """Return a tensor's name in this module's net for its name in a file."""
     return rename(name, _RENAMES)
 
 
-def _infer_config(state: Mapping[str, Tensor]) -> FcpeConfig:
+def infer_config(state: Mapping[str, Tensor]) -> FcpeConfig:
     """Read the sizes from the tensors, by this module's names. Raises KeyError, ValueError."""
     dim, n_mels, _ = state["stack.0.weight"].shape
     layers = {int(m[1]) for name in state if (m := re.match(r"layers\.(\d+)\.", name))}
@@ -177,7 +178,7 @@ def _infer_config(state: Mapping[str, Tensor]) -> FcpeConfig:
     )
 
 
-def _front_end(path: Path, config: Any) -> LogMel:
+def front_end(path: Path, config: Any) -> LogMel:
     """Make the mel that a file's config asks for; its keys differ between the two forms."""
     mel = config.get("mel") if isinstance(config, Mapping) else None
     model = config.get("model") if isinstance(config, Mapping) else None
@@ -216,19 +217,19 @@ def load_fcpe(path: Path) -> tuple[FcpeNet, LogMel]:
         CheckpointError: truncated, hostile, or another kind of net.
     """
     file = load_checkpoint(path)
-    mel = _front_end(path, file.get("config", file.get("config_dict")))
+    mel = front_end(path, file.get("config", file.get("config_dict")))
     tensors = file.get("model")
     if not isinstance(tensors, Mapping):
         raise CheckpointError(f"{path} holds no weights. {_HINT}")
     state = fold_weight_norm(
         {
-            _rename(name): tensor.float()
+            own_name(name): tensor.float()
             for name, tensor in tensors.items()
             if isinstance(tensor, Tensor) and name != "gaussian_blurred_cent_mask"
         }
     )
     try:
-        config = _infer_config(state)
+        config = infer_config(state)
         net = FcpeNet(config)
     except (KeyError, ValueError, IndexError, TypeError) as error:
         reason = f"no tensor {error}" if isinstance(error, KeyError) else str(error)

@@ -22,7 +22,7 @@ from svc.checkpoint import load_checkpoint, load_state, rename
 from svc.errors import CheckpointError
 
 BATCH_NORM_EPS = 1e-5
-_UNUSED = "unet.tf."
+UNUSED = "unet.tf."
 _HINT = "It must be the rmvpe.pt of so-vits-svc 4.1, or the same net in half precision"
 
 _RENAMES = tuple(
@@ -158,7 +158,8 @@ class RmvpeNet(nn.Module):
         return self
 
 
-def _rename(name: str) -> str:
+def own_name(name: str) -> str:
+    """Return a tensor's name in this module's net for its name in a file."""
     short = rename(name, _RENAMES)
     return rename(short, _IN_BLOCK) if short != name else name
 
@@ -180,9 +181,9 @@ def fold_batch_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         KeyError: half of a layer is absent.
     """
     plain = {
-        _rename(name): tensor
+        own_name(name): tensor
         for name, tensor in state.items()
-        if not name.startswith(_UNUSED) and not name.endswith(".num_batches_tracked")
+        if not name.startswith(UNUSED) and not name.endswith(".num_batches_tracked")
     }
     folded = {name: tensor.float() for name, tensor in plain.items() if "_norm." not in name}
     for layer in ("weight", "bias", "running_mean", "running_var"):

@@ -17,16 +17,14 @@ from svc.inspection.shapes import folded_shapes, misfit
 from svc.inspection.weights import Weights, all_tensors, size_facts
 from svc.safe_pickle import printable
 from svc.speech import dphubert, fairseq, hubert_soft, hugging_face
-
-# To be made public there: the same questions are asked when an encoder is loaded.
-from svc.speech.base import _kind_of, _misfit
+from svc.speech.base import kind_of, misfit_of
 from svc.speech.registry import ENCODERS
 from svc.speech.wav2vec2 import Wav2Vec2, Wav2Vec2Config
-from svc.speech.wave_files import _Content, _translate
+from svc.speech.wave_files import Content, translate
 from svc.speech.wave_state import infer_config
 from svc.speech.whisper import SIZES, Whisper, WhisperConfig
-from svc.speech.whisper import _rename as whisper_name
 from svc.speech.whisper import infer_config as infer_whisper
+from svc.speech.whisper import own_name as whisper_name
 
 ENCODER = "encoder"
 _USUAL_BANDS = 80
@@ -98,10 +96,10 @@ def recognise_wave_net(weights: Weights) -> Finding | None:
     if signature is None:
         return None
     settings = _settings(weights)
-    content = _Content(weights.tensors, settings, frozenset(weights.content))
+    content = Content(weights.tensors, settings, frozenset(weights.content))
     what = "content encoder of the HuBERT family"
     try:
-        state = _translate(content)
+        state = translate(content)
         config = infer_config(state.tensors, state.settings)
         with shapes_only():
             net = Wav2Vec2(config)
@@ -117,11 +115,11 @@ def recognise_wave_net(weights: Weights) -> Finding | None:
 def _wave_finding(
     weights: Weights, signature: str, config: Wav2Vec2Config, damage: str | None
 ) -> Finding:
-    kind = _kind_of(config)
+    kind = kind_of(config)
     ids = [
         entry.name
         for entry in ENCODERS.values()
-        if entry.family == "wave" and _misfit(entry, config) is None
+        if entry.family == "wave" and misfit_of(entry, config) is None
     ]
     rest = sum(
         tensor.numel() * tensor.element_size()

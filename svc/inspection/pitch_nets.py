@@ -9,14 +9,12 @@ from torch import Tensor
 from svc.empty_nets import shapes_only
 from svc.errors import CheckpointError
 from svc.f0.crepe_net import N_BINS
-
-# To be made public there: the same questions are asked when the net is loaded.
-from svc.f0.fcpe_net import FcpeNet, _front_end
-from svc.f0.fcpe_net import _infer_config as infer_fcpe
-from svc.f0.fcpe_net import _rename as fcpe_name
-from svc.f0.rmvpe_net import _UNUSED, RmvpeNet
-from svc.f0.rmvpe_net import _rename as rmvpe_name
+from svc.f0.fcpe_net import FcpeNet, front_end
+from svc.f0.fcpe_net import infer_config as infer_fcpe
+from svc.f0.fcpe_net import own_name as fcpe_name
+from svc.f0.rmvpe_net import UNUSED, RmvpeNet
 from svc.f0.rmvpe_net import infer_config as infer_rmvpe
+from svc.f0.rmvpe_net import own_name as rmvpe_name
 from svc.inspection.report import Fact, Finding
 from svc.inspection.shapes import folded_shapes, misfit
 from svc.inspection.weights import Weights, axis_of, count_of, has, size_facts
@@ -72,7 +70,7 @@ def _without_batch_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     plain = {
         rmvpe_name(name): tensor
         for name, tensor in state.items()
-        if not name.startswith(_UNUSED) and not name.endswith(".num_batches_tracked")
+        if not name.startswith(UNUSED) and not name.endswith(".num_batches_tracked")
     }
     parts = ("weight", "bias", "running_mean", "running_var")
     folded = {name: tensor for name, tensor in plain.items() if "_norm." not in name}
@@ -95,7 +93,7 @@ def _fcpe(weights: Weights) -> Finding:
         }
         state = folded_shapes(state)
         config = infer_fcpe(state)
-        mel = _front_end(weights.path, own).config
+        mel = front_end(weights.path, own).config
         with shapes_only():
             net = FcpeNet(config)
         if not config.attention_dim:

@@ -23,9 +23,7 @@ from svc.inspection.torch_content import MOST_NAMES, check_pickle, describe_torc
 from svc.inspection.weights import Weights, all_tensors, size_facts
 from svc.pickled_arrays import array_names
 from svc.retrieval.index_files import map_file
-
-# To be made public there: a mapped file as a stream whose long reads are views.
-from svc.retrieval.legacy_index import _Mapped
+from svc.retrieval.legacy_index import MappedBytes
 from svc.safe_pickle import Builder, RefusedError, UnsupportedError, printable, read_pickle
 
 logger = logging.getLogger(__name__)
@@ -146,7 +144,7 @@ def _pickle(path: Path, head: bytes) -> Finding:
 
 
 def _mapped(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], _Mapped(map_file(path)))  # of a stream it has what is used
+    return cast(IO[bytes], MappedBytes(map_file(path)))  # of a stream it has what is used
 
 
 def _text(path: Path, head: bytes) -> Finding:

@@ -16,9 +16,7 @@ import torch
 from svc.lazy_tensors import LazyTensor, Storage
 from svc.pickled_arrays import PickledArray, array_names
 from svc.safe_pickle import Builder, Inert, RefusedError, is_inert, printable, read_pickle
-
-# To be made public there: the containers, opened and checked, with descriptions in place of tensors.
-from svc.torch_file import _read_stream, _read_zip
+from svc.torch_file import read_stream, read_zip
 
 ZIP_START = b"PK\x03\x04"
 MOST_NAMES = 20
@@ -76,7 +74,7 @@ def _read_with_bookkeeping(path: Path, refused: RefusedError) -> Any:
 def _read(path: Path, *, inert: bool) -> Any:
     with path.open("rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        read = _read_zip if content[:4] == ZIP_START else _read_stream
+        read = read_zip if content[:4] == ZIP_START else read_stream
         found, _ = read(file, content, True, inert)
     try:
         return _bare(found, {}, {})

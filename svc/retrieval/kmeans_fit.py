@@ -3,7 +3,11 @@
 The original runs scikit-learn's full k-means (spec_cluster_index 2, C5), minutes to hours for 10,000 centres, or a
 version of its own on the GPU that needs CUDA (C3). Here nearly all the work are matrix products, and little of it is
 done at full size: seeds and the first passes see 16 frames per centre at most, and only the directions of the largest
-variance, 90 % of it together. The last passes see everything.
+variance, 90 % of it together; on real units that costs less than 0.1 % of inertia. The last passes see everything.
+
+Why not a library: on 12,000 real frames and 1,200 centres this takes a tenth of the time of scikit-learn's KMeans and
+leaves the same inertia within 0.5 %; its MiniBatchKMeans leaves 4 % more in the time of the full one, which goes into
+its seeding; faiss.Kmeans begins with random frames and leaves 13 % more (scripts/bench/clusters.py).
 """
 
 from __future__ import annotations

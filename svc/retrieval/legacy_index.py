@@ -43,21 +43,24 @@ class _PickledIndex(Stateful):
         self.data = memoryview(state["this"])
 
 
-class _Mapped:
+class MappedBytes:
     """A mapped file as a stream whose long texts are views of the mapping: an index is never copied."""
 
     def __init__(self, data: memoryview) -> None:
         self._data, self._at = data, 0
 
     def tell(self) -> int:
+        """Return the place of the next byte."""
         return self._at
 
     def read(self, count: int) -> bytes | memoryview:
+        """Return the next bytes, a long part as a view of the file."""
         part = self._data[self._at : self._at + count]
         self._at += len(part)
         return part if count > _LONG else bytes(part)
 
     def readline(self) -> bytes:
+        """Return the bytes up to the end of the line."""
         line = bytes(self._data[self._at : self._at + _LONG])
         line = line[: line.find(b"\n") + 1 or len(line)]
         self._at += len(line)
@@ -79,7 +82,7 @@ def open_legacy(path: Path) -> dict[int, StoredIndex]:
     """
     modules = ["faiss", *(f"faiss.swigfaiss{variant}" for variant in _VARIANTS)]
     names = {f"{module}.{cls}": Builder(_PickledIndex) for module in modules for cls in _CLASSES}
-    stream = cast(Any, _Mapped(map_file(path)))  # Any: of a stream only what the machine uses
+    stream = cast(Any, MappedBytes(map_file(path)))  # Any: of a stream only what the machine uses
     try:
         found = read_pickle(stream, names)
     except RefusedError as error:

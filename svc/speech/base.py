@@ -100,9 +100,11 @@ def _build(entry: Entry, file: Path, device: torch.device | str, precision: str)
     if entry.family == "whisper":
         return _build_whisper(entry, file, device, precision)
     net = load_wave_net(file)
-    reason = _misfit(entry, net.config)
+    reason = misfit_of(entry, net.config)
     if reason:
-        fitting = [other.name for other in ENCODERS.values() if _misfit(other, net.config) is None]
+        fitting = [
+            other.name for other in ENCODERS.values() if misfit_of(other, net.config) is None
+        ]
         tap = f"layer {entry.layer}" if entry.layer else "the end"
         wanted = f"{entry.name} is {tap} of a {entry.kind} net, {entry.dim} wide"
         raise _unfit(entry, file, f"{reason}, but {wanted}", fitting)
@@ -126,7 +128,8 @@ def _unfit(entry: Entry, file: Path, reason: str, fitting: Sequence[str]) -> Che
     )
 
 
-def _kind_of(config: Wav2Vec2Config) -> Kind:
+def kind_of(config: Wav2Vec2Config) -> Kind:
+    """Return which family of encoders a net belongs to."""
     if config.relative_buckets:
         return "WavLM"
     if config.feature_scale:
@@ -134,9 +137,9 @@ def _kind_of(config: Wav2Vec2Config) -> Kind:
     return "hubert-soft" if config.soft else "HuBERT"
 
 
-def _misfit(entry: Entry, config: Wav2Vec2Config) -> str | None:
-    """Why a net of the wav2vec 2.0 family cannot be this encoder; None where it can."""
-    kind = _kind_of(config)
+def misfit_of(entry: Entry, config: Wav2Vec2Config) -> str | None:
+    """Say why a net of the wav2vec 2.0 family cannot be this encoder; None where it can."""
+    kind = kind_of(config)
     if kind != entry.kind:
         return f"it is a {kind} net"
     width = config.projection_dim if entry.project else config.dim

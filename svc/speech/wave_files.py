@@ -53,7 +53,9 @@ _OTHERS = (
 
 
 @dataclass(frozen=True)
-class _Content:
+class Content:
+    """What a weight file holds."""
+
     tensors: Mapping[str, Tensor]  # by the file's own names
     settings: Mapping[str, Any]  # what else it says of the net
     keys: frozenset[str]  # of the whole file
@@ -79,13 +81,13 @@ def load_wave_net(path: Path) -> Wav2Vec2:
     """
     content = _read(path)
     try:
-        state = _translate(content)
+        state = translate(content)
     except ValueError as error:
         raise CheckpointError(f"{path} is not a file for this encoder: {error}") from error
     return state.build(str(path))
 
 
-def _read(path: Path) -> _Content:
+def _read(path: Path) -> Content:
     file, settings = path, {}
     if path.is_dir():
         file = hugging_face.find_weights(path)
@@ -94,14 +96,14 @@ def _read(path: Path) -> _Content:
     if path.is_dir() or path.name in hugging_face.WEIGHTS:
         settings = hugging_face.read_settings(file.parent)
     if _is_safetensors(file):
-        return _Content(load_safetensors(file)[0], settings, frozenset())
+        return Content(load_safetensors(file)[0], settings, frozenset())
     whole = load_restricted(file)
     state: Any = next((whole[k] for k in _WRAPPERS if isinstance(whole.get(k), Mapping)), whole)
     for key in _SETTINGS:
         if isinstance(whole.get(key), Mapping):
             settings = settings or whole[key]
     tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    return _Content(tensors, settings, frozenset(map(str, whole)))
+    return Content(tensors, settings, frozenset(map(str, whole)))
 
 
 def _is_safetensors(file: Path) -> bool:
@@ -119,7 +121,7 @@ def _is_safetensors(file: Path) -> bool:
     return file.suffix == ".safetensors" or start[8:] == b"{"
 
 
-def _translate(content: _Content) -> WaveState:
+def translate(content: Content) -> WaveState:
     """Find the format and the prefix, and rename. Raises ValueError."""
     places = [
         (name.removesuffix(signature), *format_)
@@ -145,7 +147,7 @@ def _translate(content: _Content) -> WaveState:
         raise ValueError(f"{error}. {hint}") from error
 
 
-def _what_else(content: _Content) -> str:
+def _what_else(content: Content) -> str:
     for pattern, what in _OTHERS:
         if any(re.search(pattern, name) for name in (*content.keys, *content.tensors)):
             return f"it is {what}; {_EXPECTED}"

@@ -139,14 +139,15 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     if not isinstance(tensors, Mapping) or not isinstance(dims, Mapping):
         raise CheckpointError(f"{path} is not a Whisper model. {_HINT}")
     encoder = {
-        _rename(name): tensor
+        own_name(name): tensor
         for name, tensor in tensors.items()
         if isinstance(name, str) and isinstance(tensor, Tensor) and re.match(_ENCODER, name)
     }
     return encoder, dims
 
 
-def _rename(name: str) -> str:
+def own_name(name: str) -> str:
+    """Return a tensor's name in this module's net for its name in a file."""
     return rename(name, _RENAMES)
 
 
