@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -121,6 +122,8 @@ def load_restricted(
 def _tensor_bytes(value: Any) -> int:
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
+    if isinstance(value, np.ndarray):
+        return int(1.5 * value.nbytes)  # pickled as text of Latin-1, in UTF-8
     if isinstance(value, Mapping):
         return sum(map(_tensor_bytes, value.values()))
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Time and quality of k-means centres against scikit-learn's, as a Markdown table for docs/timbre.md.
+"""Time and quality of k-means centres against scikit-learn's and faiss's, as a Markdown table for docs/timbre.md.
 
     OMP_NUM_THREADS=2 python scripts/bench/clusters.py --out docs/timbre.md
     python scripts/bench/clusters.py --sizes 10000x64:500
@@ -7,7 +7,7 @@
 A size is FRAMESxWIDTH:CENTRES. Without --rows the frames are made up: a voice that glides from one to
 another of 400 sounds in 3 to 12 frames, each time a little differently, in directions of falling variance.
 Where scikit-learn's full k-means would take longer than --limit seconds, one iteration of it is timed and
-multiplied by the usual number, without its seeding, and its mini-batches are left out.
+multiplied by the usual number, without its seeding, and the others are left out.
 """
 
 from __future__ import annotations
@@ -85,6 +85,18 @@ def sklearn_minibatch(rows: Rows, k: int) -> torch.Tensor:
     return torch.from_numpy(found.cluster_centers_)
 
 
+def faiss_kmeans(rows: Rows, k: int) -> torch.Tensor:
+    """With all frames and its default of 25 iterations."""
+    import faiss
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    found = faiss.Kmeans(
+        rows.shape[1], k, seed=1, max_points_per_centroid=len(rows), min_points_per_centroid=1
+    )
+    found.train(rows)
+    return torch.from_numpy(found.centroids)
+
+
 def sklearn_iteration(rows: Rows, k: int) -> float:
     """Seconds of one iteration of Lloyd's algorithm; it assigns all frames once more at the end."""
     from sklearn.cluster import KMeans
@@ -102,6 +114,7 @@ def lines_of(rows: Rows, k: int, args: argparse.Namespace) -> list[str]:
     if small:
         methods["scikit-learn KMeans"] = lambda: sklearn_full(rows, k)
         methods["scikit-learn MiniBatchKMeans"] = lambda: sklearn_minibatch(rows, k)
+        methods["faiss Kmeans"] = lambda: faiss_kmeans(rows, k)
     methods["ours"] = lambda: ours(rows, k, args.device)
     if small:
         methods["ours, --full"] = lambda: ours(rows, k, args.device, full=True)

@@ -31,6 +31,7 @@ HELP = "sing songs with a trained voice"
 
 _MIX_NAME = "spk_mix"  # what stands for the voice in the names of results, as in so-vits-svc 4.1
 _RUN_DIR = Path("logs/44k")
+_DIFFUSION = "diffusion"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -194,7 +195,7 @@ def _diffusion(args: argparse.Namespace) -> DiffusionChoice | None:
         return DiffusionChoice(Path(args.model_path), method=method, speedup=speedup)
     home = _RUN_DIR if args.model_path is None else Path(args.model_path).parent
     model, config = find_diffusion(
-        args.diffusion_model_path, args.diffusion_config_path, home / "diffusion"
+        args.diffusion_model_path, args.diffusion_config_path, home / _DIFFUSION
     )
     return DiffusionChoice(model, config, args.vocoder, method, speedup)
 
@@ -224,6 +225,8 @@ def _hearing(args: argparse.Namespace, voice: ChosenVoice) -> HearingChoice:
     timbre = None
     if args.cluster_infer_ratio != 0:
         folder = voice.home if voice.home.is_dir() else voice.home.parent
+        if args.only_diffusion and folder.name == _DIFFUSION:
+            folder = folder.parent  # diffusion models have a folder of their own in the voice's
         timbre = find_timbre(args.cluster_model_path, folder, index=args.feature_retrieval)
     return HearingChoice(
         device=args.device,

@@ -178,8 +178,8 @@ def _add_diffusion(parser: argparse.ArgumentParser) -> None:
 def _add_enhancer(parser: argparse.ArgumentParser) -> None:
     flag = partial(add_argument, parser.add_argument_group("enhancer"))
     text = (
-        "let an NSF-HiFiGAN vocoder sing the result again, which takes --vocoder (default: "
-        f"{ENHANCER}); not with -shd and -od, which end in a vocoder anyway"
+        f"let an NSF-HiFiGAN vocoder sing the result again: that of --vocoder, else {ENHANCER}; not with "
+        "-shd and -od, which end in a vocoder anyway"
     )
     flag("-eh", "--enhance", action="store_true", help=text)
     text = (

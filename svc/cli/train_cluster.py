@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_argument(
         parser, "--full", action="store_true",
         help="move the centres once per pass over all frames, until that brings nothing (Lloyd's "
-        "algorithm); several times slower, and hardly better",
+        "algorithm); up to six times slower, and hardly better",
     )  # fmt: skip
     add_argument(
         parser, "--batch_size", type=int, default=4096, metavar="N",

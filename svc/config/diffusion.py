@@ -156,6 +156,10 @@ class DiffusionConfig:
         }
         return {**plain, "device": self.device, "spk": dict(self.spk), **self.unknown.get("", {})}
 
+    def to_yaml(self) -> str:
+        """Return the text of the file."""
+        return yaml.safe_dump(self.to_dict(), allow_unicode=True, sort_keys=False)
+
 
 def load_diffusion_config(path: str | Path) -> DiffusionConfig:
     """Read a `diffusion.yaml`.
@@ -196,8 +200,7 @@ def load_diffusion_config(path: str | Path) -> DiffusionConfig:
 
 def save_diffusion_config(config: DiffusionConfig, path: str | Path) -> None:
     """Write a `diffusion.yaml` atomically in UTF-8. Raises OutputError."""
-    text = yaml.safe_dump(config.to_dict(), allow_unicode=True, sort_keys=False)
-    write_text(path, text)
+    write_text(path, config.to_yaml())
 
 
 def new_diffusion_config(

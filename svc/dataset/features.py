@@ -34,6 +34,7 @@ from torch import Tensor
 from svc.atomic import atomic_path, output_error, write_text
 from svc.audio.pitch import F0Track
 from svc.config import SvcConfig
+from svc.dataset.feature_paths import FeaturePaths as FeaturePaths
 from svc.dataset.feature_settings import AUGMENTED, MEL_PARTS, FeatureSettings, is_edited
 from svc.dataset.fingerprint import fingerprint, same_recording
 from svc.dataset.old_arrays import read_array, read_augmented
@@ -65,46 +66,6 @@ class ClipMels:
     aug_mel: Tensor  # (N, M) of the clip changed in loudness and pitch
     aug_volume: Tensor  # (N,) of that clip
     key_shift: float  # semitones by which it was shifted
-
-
-@dataclass(frozen=True)
-class FeaturePaths:
-    """Where the features of one recording lie."""
-
-    units: Path
-    f0: Path
-    volume: Path
-    spec: Path
-    mel: Path
-    aug_mel: Path
-    aug_volume: Path
-    meta: Path
-
-    @classmethod
-    def of(cls, wav: Path) -> FeaturePaths:
-        """Return the paths for a recording; only the last suffix is replaced (spec_core 10, D5)."""
-
-        def beside(ending: str) -> Path:
-            return wav.with_name(wav.name + ending)
-
-        # "a.WAV" keeps its suffix, or it would share a spectrogram with "a.wav".
-        spec = wav.with_suffix(".spec.pt") if wav.suffix == ".wav" else beside(".spec.pt")
-        return cls(
-            units=beside(".soft.pt"),
-            f0=beside(".f0.npy"),
-            volume=beside(".vol.npy"),
-            spec=spec,
-            mel=beside(".mel.npy"),
-            aug_mel=beside(".aug_mel.npy"),
-            aug_volume=beside(".aug_vol.npy"),
-            meta=beside(".meta.json"),
-        )
-
-    def old_spec(self, wav: Path) -> Path:
-        """Return the spectrogram's path by the original's rule, which replaces every ".wav" in the
-        path.
-        """
-        return Path(str(wav).replace(".wav", ".spec.pt"))
 
 
 def _read_meta(path: Path) -> dict[str, Any] | None:
@@ -286,6 +247,25 @@ class FeatureCache:
             spec=self.load_spec(wav) if spec else None,
         )
 
+    def load_f0(self, wav: Path) -> F0Track:
+        """Load the pitch of a recording alone, whatever encoder its units are of.
+
+        Args:
+            wav: the recording.
+
+        Returns:
+            The track, of the rate and hop of the settings as far as the side-car tells.
+
+        Raises:
+            MissingFileError: the file is absent.
+            DatasetError: it is damaged or refused, or does not belong to this recording or grid.
+        """
+        meta = _read_meta(FeaturePaths.of(wav).meta)
+        if meta is not None:
+            self._check_recording(wav, meta)
+            self._check_frames(wav, meta)
+        return load_f0(wav)
+
     def load_spec(self, wav: Path) -> Tensor | None:
         """Return the cached spectrogram (F, N), or None when there is no usable one.
 
@@ -350,19 +330,24 @@ class FeatureCache:
                 why = "for another vocoder" if part in meta else "of something older"
                 raise DatasetError(f"the mels of {wav} were made {why}; {_MEL_ADVICE}")
 
-    def _check_meta(self, wav: Path, meta: Mapping[str, Any]) -> None:
+    def _check_recording(self, wav: Path, meta: Mapping[str, Any]) -> None:
         if not wav.is_file():
             raise MissingFileError(f"{wav} is not there; run  svc preprocess")
         if not same_recording(wav, meta.get("wav")):
             raise DatasetError(f"{wav} has changed since its features were made; {_ADVICE}")
-        units, frames = meta.get("units"), self.settings.of("volume")
-        wanted = self.settings.speech_encoder
+
+    def _check_meta(self, wav: Path, meta: Mapping[str, Any]) -> None:
+        self._check_recording(wav, meta)
+        units, wanted = meta.get("units"), self.settings.speech_encoder
         if isinstance(units, Mapping) and units.get("speech_encoder") != wanted:
             raise DatasetError(
                 f'{wav}: its units were made with "{units.get("speech_encoder")}", the config says '
                 f'"{wanted}"; {_ADVICE}'
             )
-        f0 = meta.get("f0")
+        self._check_frames(wav, meta)
+
+    def _check_frames(self, wav: Path, meta: Mapping[str, Any]) -> None:
+        f0, frames = meta.get("f0"), self.settings.of("volume")
         if isinstance(f0, Mapping) and any(f0.get(key) != frames[key] for key in frames):
             raise DatasetError(
                 f"{wav}: its features are for {f0.get('sampling_rate')} Hz and hop "

@@ -61,15 +61,20 @@ def collate(clips: Sequence[DiffusionClip | SvcError]) -> DiffusionBatch | SvcEr
         if not isinstance(clip, DiffusionClip):
             return clip
         good.append(clip)
-    device = good[0].f0.device
+    return batch_of(good)
+
+
+def batch_of(clips: Sequence[DiffusionClip]) -> DiffusionBatch:
+    """Put clips of equal length together."""
+    device = clips[0].f0.device
     return DiffusionBatch(
-        mel=torch.stack([clip.mel for clip in good]),
-        units=torch.stack([clip.units for clip in good]),
-        f0=torch.stack([clip.f0 for clip in good]),
-        volume=torch.stack([clip.volume for clip in good]),
-        speaker=torch.tensor([clip.speaker for clip in good], device=device),
-        aug_shift=torch.tensor([clip.aug_shift for clip in good], device=device),
-        names=tuple(clip.name for clip in good),
+        mel=torch.stack([clip.mel for clip in clips]),
+        units=torch.stack([clip.units for clip in clips]),
+        f0=torch.stack([clip.f0 for clip in clips]),
+        volume=torch.stack([clip.volume for clip in clips]),
+        speaker=torch.tensor([clip.speaker for clip in clips], device=device),
+        aug_shift=torch.tensor([clip.aug_shift for clip in clips], device=device),
+        names=tuple(clip.name for clip in clips),
     )
 
 

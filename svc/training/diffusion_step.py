@@ -34,9 +34,7 @@ def amp_dtype(train: DiffusionTrain, device: torch.device) -> torch.dtype | None
         ConfigError: an unknown name, or the device cannot do it.
     """
     if train.amp_dtype not in _PRECISIONS:
-        raise ConfigError(
-            f'"train.amp_dtype" is "{train.amp_dtype}"; use {", ".join(_PRECISIONS)}'
-        )
+        raise ConfigError(f'"train.amp_dtype" is "{train.amp_dtype}"; use {", ".join(_PRECISIONS)}')
     if train.amp_dtype == "fp32":
         return None
     return half_dtype(train.amp_dtype, device, key="train.amp_dtype", off="to fp32")

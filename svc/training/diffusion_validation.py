@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +20,10 @@ from svc.audio.io import read_audio
 from svc.config import DiffusionConfig
 from svc.dataset.feature_settings import FeatureSettings
 from svc.diffusion.unit2mel import Unit2Mel
-from svc.training.diffusion_clips import DiffusionClip, DiffusionDataset, collate
+from svc.training.diffusion_clips import DiffusionDataset, batch_of
 from svc.vocoder.nsf_hifigan import NsfHifigan
 
+T = TypeVar("T")
 FloatArray = npt.NDArray[np.float32]
 
 LOSS_CLIPS = 32
@@ -94,17 +96,16 @@ class Validation:
             clip = self._clips.whole(index, self._max_frames)
             draws = torch.Generator().manual_seed(_SEED + index)
             # One time of each eighth of the schedule: a plain draw varies more than models do.
-            share = torch.rand(_TIMES, generator=draws)
-            times = ((torch.arange(_TIMES) + share) / _TIMES * model.k_step_max).long()
-            for when in times.clamp(max=model.k_step_max - 1):
-                batch = _batch_of([clip]).to(device)
-                mel = batch.mel.transpose(1, 2)
-                noise = torch.randn((1, 1, *mel.shape[1:]), generator=draws)
-                loss = model.loss(
-                    mel, batch.units, batch.f0, batch.volume, batch.speaker,
-                    times=when[None].to(device), noise=noise.to(device),
-                )  # fmt: skip
-                losses.append(float(loss))
+            share = (torch.arange(_TIMES) + torch.rand(_TIMES, generator=draws)) / _TIMES
+            times = (share * model.k_step_max).long().clamp(max=model.k_step_max - 1)
+            batch = batch_of([clip] * _TIMES).to(device)
+            mel = batch.mel.transpose(1, 2)
+            noise = torch.randn((_TIMES, 1, *mel.shape[1:]), generator=draws)
+            loss = model.loss(
+                mel, batch.units, batch.f0, batch.volume, batch.speaker,
+                times=times.to(device), noise=noise.to(device),
+            )  # fmt: skip
+            losses.append(float(loss))
         return float(np.mean(losses))
 
     def sing(self, model: Unit2Mel, device: torch.device) -> Iterator[Sung]:
@@ -114,7 +115,7 @@ class Validation:
         infer, data = self.config.infer, self.config.data
         for index in self._sung:
             clip = self._clips.whole(index, self._max_frames)
-            batch = _batch_of([clip]).to(device)
+            batch = batch_of([clip]).to(device)
             mel = batch.mel.transpose(1, 2)
             began = time.perf_counter()
             made = model.infer(
@@ -155,16 +156,12 @@ def check_sampling(config: DiffusionConfig, model: Unit2Mel) -> None:
     model.check_infer(config.infer.method, k_step=steps, speedup=config.infer.speedup)
 
 
-def _batch_of(clips: Sequence[DiffusionClip]):  # noqa: ANN202
-    batch = collate(clips)
-    assert not isinstance(batch, Exception)
-    return batch
-
-
 def _recorded(path: Path, length: int) -> FloatArray:
     wav, _ = read_audio(path)
     return np.ascontiguousarray(wav[:length], dtype=np.float32)
 
 
-def _spread(items, count):
-    return items
+def _spread(items: Sequence[T], count: int) -> list[T]:
+    """Return at most `count` of the items, evenly over all."""
+    count = min(count, len(items))
+    return [items[number * len(items) // count] for number in range(count)]

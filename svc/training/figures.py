@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SIZE = (10.0, 2.0)  # inches, spec_core 7.3
+_MEL_RANGE = (-14.0, 3.5)  # natural log
 
 
 def _canvas() -> tuple[Figure, Any]:
@@ -48,6 +49,35 @@ def spectrogram_image(mel: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     figure.colorbar(image, ax=axes)
     axes.set_xlabel("frames")
     axes.set_ylabel("mel bands")
+    return _pixels(figure)
+
+
+def comparison_image(
+    truth: npt.NDArray[np.float32], made: npt.NDArray[np.float32]
+) -> npt.NDArray[np.uint8]:
+    """Draw a mel as recorded, as made, and how far they are apart.
+
+    Args:
+        truth: (M, N) natural-log mel.
+        made: (M, N).
+
+    Returns:
+        (H, W, 3) RGB; both mels in the colours of -14 to 3.5 (spec_diffusion 11).
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_SIZE[0], 3 * _SIZE[1]))
+    FigureCanvasAgg(figure)
+    pictures = (("recorded", truth), ("made", made), ("|difference|", np.abs(truth - made)))
+    for row, (label, picture) in enumerate(pictures):
+        low, high = (0.0, 5.0) if row == 2 else _MEL_RANGE
+        axes = figure.add_axes((0.06, 0.72 - 0.32 * row, 0.92, 0.25))
+        image = axes.imshow(
+            picture, aspect="auto", origin="lower", interpolation="none", vmin=low, vmax=high
+        )
+        figure.colorbar(image, ax=axes)
+        axes.set_ylabel(label)
     return _pixels(figure)
 
 

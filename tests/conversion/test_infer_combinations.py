@@ -117,11 +117,11 @@ class Stage:
             write_ranges(home / "voice_range.json", dict.fromkeys(SPEAKERS, high))
         random = np.random.default_rng(0)
         rows = random.standard_normal((60, 384)).astype(np.float32)
-        (folder / "index").mkdir()
-        digest = write_index(build_index(rows, seed=1), folder / "index" / "Index-0.index")
+        (folder / "feature_index").mkdir()
+        digest = write_index(build_index(rows, seed=1), folder / "feature_index" / "Index-0.index")
         entry = SpeakerRecord(0, "Index-0.index", 60, 60, False, 1, 1, 1, digest)
         record = IndexRecord("whisper-ppg-tiny", 384, "test", {"alice": entry})
-        write_record(folder / "index", record)
+        write_record(folder / "feature_index", record)
         time = np.arange(round(0.6 * SR)) / SR
         tone = 0.4 * np.sin(2 * np.pi * 220 * time) + 0.1 * np.sin(2 * np.pi * 440 * time)
         breath = (time > 0.25) & (time < 0.4)
@@ -162,7 +162,7 @@ class Stage:
         if flags & {"-shd", "-od"}:
             words += ["--diffusion_method", "ddim", "--diffusion_speedup", "20"]
         spelled = {
-            "-cr": ["-cr", "0.7", "-fr", "-cm", str(self.folder / "index")],
+            "-cr": ["-cr", "0.7", "-fr", "-cm", str(self.folder / "feature_index")],
             "--protect": ["--protect", "0.9"],
             "-usm": ["-usm", "--spk_mix", "alice=1,bob=2"],
             "-lea": ["-lea", "0"],
@@ -258,6 +258,16 @@ def test_flags_that_need_another_one(stage: Stage, flag: str, third: str) -> Non
     else:
         done = stage.sing(flag, base, third)
         assert (done.code, done.songs_read, len(done.told)) == (2, 0, 1)
+
+
+def test_diffusion_alone_finds_what_belongs_to_the_voice(stage: Stage) -> None:
+    """Its models lie in a folder of the voice's folder, which holds the index."""
+    expected = stage.sing("-od", "-cr").wav
+    assert expected is not None
+    words = stage.words(frozenset({"-od", "-cr"}))
+    at = words.index("-cm")
+    assert main(["infer", *words[:at], *words[at + 2 :]]) == 0
+    np.testing.assert_array_equal(read_audio("out.wav")[0], expected)
 
 
 def test_the_table_in_the_documentation() -> None:

@@ -36,12 +36,13 @@ def test_a_table(bench: ModuleType, tmp_path: Path) -> None:
     assert [row[1] for row in rows] == [
         "scikit-learn KMeans",
         "scikit-learn MiniBatchKMeans",
+        "faiss Kmeans",
         "ours",
         "ours, --full",
     ]
     ratios = [float(row[3]) for row in rows]
     assert ratios[0] == 1
-    assert all(0.8 < ratio < 1.2 for ratio in ratios)
+    assert all(0.8 < ratio < 1.5 for ratio in ratios)
     assert all(0 <= float(row[2]) < 60 for row in rows)
 
 

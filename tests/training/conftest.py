@@ -4,6 +4,7 @@ features.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -140,3 +141,25 @@ def batch(voices: Voices) -> Any:
 
     dataset = ClipDataset(voices.config, voices.files(), augment=False)
     return collate([dataset.clip(index, 1) for index in range(3)])
+
+
+@pytest.fixture(scope="session")
+def diffusion_module() -> Any:
+    """The module that makes small runs of a diffusion model."""
+    path = Path(__file__).with_name("small_diffusion_run.py")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def make_run(
+    diffusion_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    """Return a function that writes data set and config of a diffusion model, in its folder."""
+    monkeypatch.chdir(tmp_path)
+    make: Callable[..., Any] = diffusion_module.write_run
+    return make

@@ -117,6 +117,14 @@ def test_the_originals_melody(key: int) -> None:
     np.testing.assert_allclose(melody[0].numpy(), sung * SR / rate, rtol=1e-6)
 
 
+def test_the_resampler_in_front_is_the_sharp_one() -> None:
+    """Of width 128: a tone just above what the lower rate can carry is gone, not folded down."""
+    vocoder = SineVocoder()
+    tone = torch.sin(torch.arange(SR) * (2 * np.pi * 17000 / SR))
+    enhancer_of(vocoder, compat=True)(tone, SR, torch.full((86,), 200.0), HOP, adaptive_key=-5)
+    assert vocoder.heard[0][0, 1000:-1000].abs().max() < 0.02  # 0.0055; with width 6 it is 0.38
+
+
 def test_rates_are_rounded_as_in_the_original() -> None:
     odd = SineVocoder(22050, 256)
     assert enhancer_of(odd, compat=True).rate(0) == 22000

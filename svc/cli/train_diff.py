@@ -1,0 +1,106 @@
+"""``svc train-diff``: train a diffusion model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from svc.cli.options import add_argument, add_device, add_seed
+
+NAME = "train-diff"
+HELP = "train a diffusion model"
+_EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flag of the original's train_diff.py and ours."""
+    add_argument(
+        parser, "-c", "--config", type=Path, default=Path("configs/diffusion.yaml"), metavar="FILE",
+        help="config of the diffusion model, as svc preprocess writes it (default: %(default)s)",
+    )  # fmt: skip
+    add_argument(
+        parser, "--expdir", type=Path, metavar="FOLDER",
+        help="folder of the run; a base model lies there as model_0.pt (default: the config's "
+        "env.expdir)",
+    )  # fmt: skip
+    add_device(parser)
+    add_argument(
+        parser, "--threads", type=int, metavar="N",
+        help="threads on the CPU (default: one per core)",
+    )  # fmt: skip
+    add_argument(
+        parser, "--num_workers", type=int, metavar="N",
+        help="loader processes (default: the config's, where they are of use)",
+    )  # fmt: skip
+    limits = parser.add_argument_group("limits (the state is saved at the end, as with Ctrl-C)")
+    add_argument(
+        limits, "--max_steps", type=int, metavar="N", help="steps to reach, earlier calls included"
+    )
+    add_argument(limits, "--max_minutes", type=float, metavar="M", help="time this call may take")
+    add_argument(
+        limits, "--epochs", type=int, metavar="N", help="last epoch (default: the config's)"
+    )
+    values = parser.add_argument_group("instead of the config's values")
+    for name, kind, text in (
+        ("--batch_size", int, "clips per step"),
+        ("--learning_rate", float, "before it decays"),
+        ("--log_interval", int, "steps between log lines"),
+        ("--eval_interval", int, "steps between validations, each with a save"),
+    ):
+        add_argument(values, name, type=kind, metavar="N", help=text)
+    add_seed(values, 1234)
+    saves = parser.add_argument_group("saves and validations")
+    add_argument(
+        saves, "--keep", type=int, default=1, metavar="N",
+        help="newest saves to keep besides every train.interval_force_save steps and the best one; "
+        "0 keeps all (default: %(default)s)",
+    )  # fmt: skip
+    add_argument(
+        saves, "--val_samples", type=int, default=4, metavar="N",
+        help="held-out clips that are sung and drawn at each validation (default: %(default)s)",
+    )  # fmt: skip
+    start = parser.add_argument_group("where to begin")
+    add_argument(
+        start, "--resume", default="auto", metavar="auto|never|PATH",
+        help="auto: go on from the newest model of the run; never: begin again, earlier models are "
+        "moved aside; PATH: go on from this model_<step>.pt (default: %(default)s)",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; returns 0, or 130 or 143 when SIGINT or SIGTERM ended it (the state is saved too)."""
+    from svc.cli.progress import progress_bar
+    from svc.training.diffusion import train
+    from svc.training.diffusion_options import DiffusionTrainOptions
+
+    options = DiffusionTrainOptions(
+        config=args.config,
+        expdir=args.expdir,
+        device=args.device,
+        threads=args.threads,
+        max_steps=args.max_steps,
+        max_minutes=args.max_minutes,
+        epochs=args.epochs,
+        seed=args.seed,
+        resume=args.resume,
+        num_workers=args.num_workers,
+        batch_size=args.batch_size,
+        learning_rate=args.learning_rate,
+        log_interval=args.log_interval,
+        eval_interval=args.eval_interval,
+        keep=args.keep,
+        val_samples=args.val_samples,
+    )
+    with progress_bar("load") as loading, progress_bar("train-diff") as progress:
+        result = train(options, progress=progress, loading=loading)
+    speed = f", {result.steps_run / result.seconds:.2f} steps/s" if result.steps_run else ""
+    losses = ", ".join(f"{name} {value:.4g}" for name, value in result.losses.items())
+    print(
+        f"{result.steps_run} steps in {result.seconds:.0f} s{speed}; ended by {result.reason} at "
+        f"step {result.step}, epoch {result.epoch}" + (f"; {losses}" if losses else "")
+    )
+    if result.model is not None:
+        print(f"newest model: {result.model}")
+    if result.best is not None:
+        print(f"best on held-out clips: {result.best}")
+    return _EXIT_CODES.get(result.reason, 0)

@@ -1,0 +1,295 @@
+"""Clips of the mel vocoder: which there are, and what one recording gives to a batch.
+
+A crop is cut out of a recording together with its F0, and its mel is measured with the sound around
+the crop, so that it has no edges. Every random choice is drawn from (seed, epoch, index), so the
+number of loader processes and the point of a resume change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from svc.audio.io import read_audio
+from svc.config.vocoder_training import VocoderRunConfig
+from svc.dataset.augment import draw_gain
+from svc.dataset.feature_settings import FeatureSettings
+from svc.dataset.features import FeatureCache
+from svc.dataset.filelist import audio_in, read_filelist, scan_speakers, split
+from svc.errors import DatasetError, SvcError
+from svc.progress import Progress
+from svc.training.batches import Tensors
+from svc.training.checks import CheckedList, check_features, header_frames
+from svc.training.clips import RAM_LIMIT_BYTES, Memory
+from svc.vocoder.nsf_hifigan import log_mel_of
+
+_ORDER_SEED = 1234  # of the order in which the clips of a folder are listed
+_SLACK = 3  # frames by which F0 and audio may differ, as in a voice's clips
+
+
+@dataclass(frozen=True)
+class VocoderClip:
+    """One item of a batch, N frames of `hop` samples."""
+
+    mel: Tensor  # (M, N) natural log
+    f0: Tensor  # (N,) Hz, filled through unvoiced frames
+    wav: Tensor  # (N * hop,) in [-1, 1]
+    name: str
+
+
+@dataclass(frozen=True)
+class VocoderBatch(Tensors):
+    """B crops of N frames."""
+
+    mel: Tensor  # (B, M, N)
+    f0: Tensor  # (B, N)
+    wav: Tensor  # (B, 1, N * hop)
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def collate(clips: Sequence[VocoderClip | SvcError]) -> VocoderBatch | SvcError:
+    """Put crops of equal length together, or return the first error among them."""
+    good: list[VocoderClip] = []
+    for clip in clips:
+        if not isinstance(clip, VocoderClip):
+            return clip
+        good.append(clip)
+    return VocoderBatch(
+        mel=torch.stack([clip.mel for clip in good]),
+        f0=torch.stack([clip.f0 for clip in good]),
+        wav=torch.stack([clip.wav[None] for clip in good]),
+        names=tuple(clip.name for clip in good),
+    )
+
+
+# ---- which clips there are -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Takes(CheckedList):
+    """Recordings that were all found usable, with their pitch."""
+
+    f0: list[Tensor]  # (N,) Hz each
+    dropped: list[Path]  # recordings that no crop fits into
+
+
+def list_clips(dataset: Path) -> list[Path]:
+    """Return the clips of a data set.
+
+    Args:
+        dataset: a file list; or a folder with one sub-folder of clips per voice; or the folder of
+            one voice. The clips of folders come in an order that looks random and is always the
+            same: the last ones are a fair sample.
+
+    Raises:
+        SvcError: there is nothing, or no clip in it.
+    """
+    if dataset.is_dir():
+        loose = audio_in(dataset)
+        voices = {dataset.name: loose} if loose else scan_speakers(dataset)
+        return split(voices, n_val=0, seed=_ORDER_SEED).train
+    paths = read_filelist(dataset)
+    if not paths:
+        raise DatasetError(
+            f"the file list {dataset} is empty; put recordings into dataset_raw/<voice>/ and run  "
+            "svc resample  and  svc preprocess"
+        )
+    return paths
+
+
+def hold_out(
+    paths: Sequence[Path], validation: Path | None, count: int
+) -> tuple[list[Path], list[Path]]:
+    """Divide clips into those that are trained on and those that are only listened to.
+
+    Args:
+        paths: all clips.
+        validation: a list or folder of clips to hold out, wherever they are; None = the last
+            `count` of `paths`, of which one is left to train on.
+        count: see `validation`.
+
+    Returns:
+        Training and validation clips.
+
+    Raises:
+        SvcError: the validation list is not there, or leaves nothing to train on.
+    """
+    if validation is None:
+        cut = max(1, len(paths) - count)
+        return list(paths[:cut]), list(paths[cut:])
+    held = list_clips(validation)
+    known = {path.resolve() for path in held}
+    rest = [path for path in paths if path.resolve() not in known]
+    if not rest:
+        raise DatasetError(
+            f"--validation {validation} holds every clip of the data set; leave some to train on"
+        )
+    return rest, held
+
+
+def read_takes(config: VocoderRunConfig, listing: Path, paths: Sequence[Path]) -> Takes:
+    """Check recordings by their headers and read their pitch, all before the first step.
+
+    Args:
+        config: the vocoder and its training.
+        listing: where the paths are from, for messages.
+        paths: recordings with the feature files of svc preprocess.
+
+    Returns:
+        Those long enough for a crop.
+
+    Raises:
+        SvcError: a file is missing or damaged, another rate or hop, features of another recording,
+            or every clip is too short; names it and the next step.
+    """
+    absent = [path for path in paths if not path.is_file()]
+    if absent:
+        raise DatasetError(
+            f"{len(absent)} of {len(paths)} clips of {listing} are not there, the first: "
+            f"{absent[0]}; restore them or run  svc preprocess --stage config"
+        )
+    check_features(listing, paths, ("f0",))
+    vocoder, need = config.vocoder, config.segment_frames
+    rate, hop = vocoder.sampling_rate, vocoder.hop_size
+    # Whatever encoder the units are of: they are not looked at.
+    features = FeatureCache(FeatureSettings(speech_encoder="", sampling_rate=rate, hop_length=hop))
+    takes = Takes([], [], [], [])
+    for path in paths:
+        frames = header_frames(path, rate, hop)
+        track = features.load_f0(path)
+        if abs(len(track) - frames) >= _SLACK:
+            raise DatasetError(
+                f"{path} has {frames} frames of {hop} samples and {len(track)} of f0: its feature "
+                f"files belong to another version of it or to another hop; delete them and run  "
+                "svc preprocess  again"
+            )
+        if not bool(np.isfinite(track.f0).all()):
+            raise DatasetError(
+                f"the f0 of {path} holds values that are not numbers; delete its feature files and "
+                "run  svc preprocess  again"
+            )
+        frames = min(frames, len(track))
+        if frames < need:
+            takes.dropped.append(path)
+            continue
+        takes.paths.append(path)
+        takes.frames.append(frames)
+        takes.f0.append(torch.from_numpy(track.f0[:frames].copy()))
+    if paths and not takes.paths:
+        seconds = need * hop / rate
+        raise DatasetError(
+            f"all {len(paths)} clips of {listing} are shorter than a crop of {need} frames "
+            f"({seconds:.2f} s), the first: {paths[0]}; take longer clips or lower --segment_frames"
+        )
+    return takes
+
+
+# ---- what a clip gives ---------------------------------------------------------------------------
+
+
+class VocoderDataset(Dataset["VocoderClip | SvcError"]):
+    """The clips of a list.
+
+    Args:
+        config: the vocoder and its training.
+        takes: the recordings.
+        seed: start of every draw.
+        limit: bytes of audio that are kept in memory without being asked to; None =
+            `RAM_LIMIT_BYTES`.
+    """
+
+    def __init__(
+        self, config: VocoderRunConfig, takes: Takes, *, seed: int = 0, limit: int | None = None
+    ) -> None:
+        self.config, self.takes, self.seed = config, takes, seed
+        limit = RAM_LIMIT_BYTES if limit is None else limit
+        size = 4 * config.vocoder.hop_size * sum(takes.frames)
+        self.memory = Memory(clips=config.train.all_in_mem or size <= limit, specs=False)
+        self._mel = log_mel_of(config.vocoder)
+        self._kept: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.takes.paths)
+
+    def __getitem__(self, key: tuple[int, int]) -> VocoderClip | SvcError:
+        """Return crop (epoch, index), or the error met.
+
+        An exception that is raised across processes would lose its one line.
+        """
+        epoch, index = key
+        try:
+            return self.crop(index, epoch)
+        except SvcError as error:
+            return error
+
+    def preload(self, progress: Progress | None = None) -> None:
+        """Read every recording into memory. Raises SvcError for the first unusable one."""
+        for index, path in enumerate(self.takes.paths):
+            self._wav(index)
+            if progress is not None:
+                progress(index + 1, len(self), path.name)
+
+    def crop(self, index: int, epoch: int) -> VocoderClip:
+        """Return a random crop; with `train.vol_aug` every second one gets a random gain.
+
+        The gain is 10^U(-1, min(1, h)), where h is what is left to full scale (spec_core 6.5).
+
+        Args:
+            index: position in the list.
+            epoch: counts from 1.
+
+        Returns:
+            `config.segment_frames` frames.
+
+        Raises:
+            SvcError: the recording is no longer what it was.
+        """
+        rng = np.random.default_rng([self.seed, epoch, index])
+        start = int(rng.integers(self.takes.frames[index] - self.config.segment_frames + 1))
+        wav, gain = self._wav(index), 1.0
+        if self.config.train.vol_aug and bool(rng.integers(2)):
+            gain = draw_gain(rng, float(wav.abs().max()))
+        return self._clip(index, wav, start, start + self.config.segment_frames, gain)
+
+    def whole(self, index: int, max_frames: int) -> VocoderClip:
+        """Return a recording as it is, up to `max_frames` frames. Raises SvcError."""
+        stop = min(self.takes.frames[index], max_frames)
+        return self._clip(index, self._wav(index), 0, stop, 1.0)
+
+    def _clip(self, index: int, wav: Tensor, start: int, stop: int, gain: float) -> VocoderClip:
+        vocoder = self.config.vocoder
+        hop = vocoder.hop_size
+        # A frame reaches half of (window - hop) beyond its hop on both sides.
+        reach = -(-(vocoder.win_size - hop + 1) // (2 * hop))
+        first = max(0, start - reach)
+        piece = wav[first * hop : (stop + reach) * hop] * gain
+        mel = self._mel(piece[None])[0]
+        return VocoderClip(
+            mel=mel[:, start - first : stop - first],
+            f0=self.takes.f0[index][start:stop],
+            wav=piece[(start - first) * hop : (stop - first) * hop],
+            name=str(self.takes.paths[index]),
+        )
+
+    def _wav(self, index: int) -> Tensor:
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept
+        path, length = self.takes.paths[index], self.takes.frames[index]
+        samples, rate = read_audio(path)
+        need = length * self.config.vocoder.hop_size
+        if rate != self.config.vocoder.sampling_rate or len(samples) < need:
+            raise DatasetError(f"{path} has changed since the training began; begin again")
+        wav = torch.from_numpy(np.ascontiguousarray(samples[:need], dtype=np.float32))
+        if self.memory.clips:
+            self._kept[index] = wav
+        return wav
