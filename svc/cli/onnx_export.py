@@ -16,6 +16,8 @@ HELP = "export a voice to ONNX, each graph compared with its net"
 CHECKPOINTS = Path("checkpoints")
 _CONFIG, _MODEL = "config.json", "model.pth"
 
+_COMPARED = "each graph was compared with its net on two lengths"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flag of the original's onnx_export.py (spec_onnx 1) and ours."""
@@ -110,9 +112,12 @@ def _moevs(args: argparse.Namespace) -> None:
         if file.check is None:
             print(file.path)
         else:
-            print(_line(str(file.path), file.bytes, file.check.max_abs_error, file.seconds))
-    check = next(file.check for file in files if file.check is not None)
-    print(_compared(check.tolerance))
+            found = file.check
+            line = _line(
+                str(file.path), file.bytes, found.max_abs_error, found.tolerance, file.seconds
+            )
+            print(line)
+    print(_COMPARED)
 
 
 def _full(args: argparse.Namespace) -> None:
@@ -140,8 +145,8 @@ def _full(args: argparse.Namespace) -> None:
         )
     for graph in report.graphs:
         path = str(report.folder / graph.name)
-        print(_line(path, graph.bytes, graph.max_abs_error, graph.seconds))
-    print(_compared(min(graph.tolerance for graph in report.graphs)))
+        print(_line(path, graph.bytes, graph.max_abs_error, graph.tolerance, graph.seconds))
+    print(_COMPARED)
 
 
 def _refuse(profile: str, other: str, given: dict[str, object]) -> None:
@@ -154,9 +159,6 @@ def _refuse(profile: str, other: str, given: dict[str, object]) -> None:
             )
 
 
-def _line(path: str, size: int, error: float, seconds: float) -> str:
-    return f"{path}  {size / 1e6:.1f} MB, differs by {error:.1e} at most, {seconds:.0f} s"
-
-
-def _compared(tolerance: float) -> str:
-    return f"each graph was compared with its net on two lengths (tolerance {tolerance:g})"
+def _line(path: str, size: int, error: float, tolerance: float, seconds: float) -> str:
+    differs = f"differs by {error:.1e} at most (limit {tolerance:g})"
+    return f"{path}  {size / 1e6:.1f} MB, {differs}, {seconds:.0f} s"
