@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from svc import __version__
-from svc.cli import later
 from svc.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,15 +33,11 @@ def test_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "trian" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", sorted(later.LATER))
-def test_planned_commands_answer_in_one_line(
-    command: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([command, "-c", "configs/config.json", "--gpu"]) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert f"svc {command}" in err
-    assert "not in this version" in err
+def test_unknown_flags_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["train-diff", "-c", "configs/diffusion.yaml", "--gpu"])
+    assert caught.value.code == 2
+    assert "--gpu" in capsys.readouterr().err
 
 
 def test_a_missing_config_is_one_line_and_exit_2(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from svc import __version__
-from svc.cli import later
 from svc.cli.options import HelpFormatter
 from svc.errors import SvcError
 
@@ -20,8 +19,10 @@ COMMANDS: dict[str, str] = {
     "resample": "recordings in dataset_raw/ to level-matched clips at the model's rate in dataset/44k/",
     "preprocess": "file lists, configs and features of a dataset",
     "train": "train a voice",
+    "train-diff": "train a diffusion model, which refines what a voice sings, or sings alone",
     "train-cluster": "compute k-means centres of each speaker's units",
     "train-index": "build a retrieval index of each speaker's units",
+    "train-vocoder": "train or fine-tune the vocoder of diffusion voices",
     "infer": "sing songs with a trained voice",
     "mix": "make one new voice out of several weight files",
     "mix-track": "check a mix of speakers along a song, and draw who sings when",
@@ -33,7 +34,6 @@ COMMANDS: dict[str, str] = {
     "voice-range": "measure which notes a voice sings, for  svc infer -t auto  with a model of another program",
     "compare": "measure a conversion: F0, voicing, loudness, distance to both voices; draws a picture",
     "demo": "write a small synthetic data set and song",
-    **{name: f"{text} (not in this version yet)" for name, text in later.LATER.items()},
 }
 
 
@@ -69,8 +69,6 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
 
 def module_of(command: str) -> ModuleType:
     """Import the module of a sub-command."""
-    if command in later.LATER:
-        return later
     return importlib.import_module(f"svc.cli.{command.replace('-', '_')}")
 
 
@@ -109,9 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in arguments if word in COMMANDS), None)
     parser = build_parser(command)
-    args, unknown = parser.parse_known_args(arguments)
-    if unknown and command not in later.LATER:
-        parser.parse_args(arguments)  # says which, and exits with 2
+    args = parser.parse_args(arguments)
     if args.command is None:
         parser.print_help()
         return 2

@@ -11,6 +11,8 @@ TEMPLATES = (
     "template_tiny.json",
     "template_quick.json",
     "diffusion_template.yaml",
+    "template_vocoder.json",
+    "template_vocoder_small.json",
 )
 
 

@@ -29,7 +29,7 @@ class VocoderTrainConfig(TrainConfig):
     learning_rate: float = 2e-4
     batch_size: int = 16  # crops
     half_type: str = "bf16"
-    lr_decay: float = 0.9999  # per epoch
+    lr_decay: float = 0.999  # per epoch
     keep_ckpts: int = 2
     vol_aug: bool = True  # half of the crops get a random gain
     discriminator_width: float = extension(1.0)  # scales the discriminator's channels

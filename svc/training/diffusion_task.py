@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -155,7 +156,7 @@ class DiffusionTask:
         return distances, factors
 
     def _keep_best(self, step: int, loss: float) -> None:
-        if self.best is not None and not loss < self.best.loss:
+        if not math.isfinite(loss) or (self.best is not None and loss >= self.best.loss):
             return
         path = model_path(self.run_dir / BEST, step)
         self.best = Best(path, step, loss, self.validation.measure)

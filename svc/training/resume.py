@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,9 +185,23 @@ def restore_position(
 
 
 def prepare_folder(
-    config: RunConfig, run_dir: Path, start: Start, resume: str, kind: Kind = "G"
+    config: RunConfig,
+    run_dir: Path,
+    start: Start,
+    resume: str,
+    kind: Kind = "G",
+    later: Sequence[Path] = (),
 ) -> list[str]:
-    """Make room for this run in its folder; returns lines for the log."""
+    """Make room for this run in its folder; returns lines for the log.
+
+    Args:
+        config: copied into the folder.
+        run_dir: the folder.
+        start: what the run begins from.
+        resume: as it was asked for.
+        kind: of the run.
+        later: files beside the checkpoints that move away with those of later steps.
+    """
     notes = []
     for file in run_dir.glob(".tmp-*.pth"):
         file.unlink(missing_ok=True)
@@ -199,7 +213,7 @@ def prepare_folder(
                 f"removed {file}: its save was cut off before the {kind} of step {step_of(file)}"
             )
     else:
-        aside = set_aside(run_dir, start.step)
+        aside = set_aside(run_dir, start.step, later)
         if aside is not None:
             notes.append(f"checkpoints of later steps moved to {aside}")
     backup = publish_config(config, run_dir)

@@ -278,7 +278,7 @@ def publish(content: bytes, target: Path) -> Path | None:
     return backup
 
 
-def set_aside(run_dir: Path, after: int) -> Path | None:
+def set_aside(run_dir: Path, after: int, more: Iterable[Path] = ()) -> Path | None:
     """Move checkpoints of steps above `after` into a sub-folder.
 
     Left where they are, the next ``--resume auto`` would take them for the newest of this run.
@@ -286,6 +286,7 @@ def set_aside(run_dir: Path, after: int) -> Path | None:
     Args:
         run_dir: folder of the run.
         after: step the run now begins from; 0 moves all but base models.
+        more: further files of these steps.
 
     Returns:
         The sub-folder, or None when nothing had to move.
@@ -299,7 +300,7 @@ def set_aside(run_dir: Path, after: int) -> Path | None:
         for file in list_checkpoints(run_dir, kind)
         if (step_of(file) or 0) > after
     ]
-    return move_aside(run_dir, files)
+    return move_aside(run_dir, [*files, *more])
 
 
 def move_aside(run_dir: Path, files: Iterable[Path]) -> Path | None:

@@ -197,7 +197,8 @@ def read_takes(config: VocoderRunConfig, listing: Path, paths: Sequence[Path]) -
 
 
 class VocoderDataset(Dataset["VocoderClip | SvcError"]):
-    """The clips of a list.
+    """Crops of the clips of a list: of each clip as many as fit into it side by side, so that an
+    epoch goes through all of the sound, and a long clip counts for more than a short one.
 
     Args:
         config: the vocoder and its training.
@@ -214,11 +215,17 @@ class VocoderDataset(Dataset["VocoderClip | SvcError"]):
         limit = RAM_LIMIT_BYTES if limit is None else limit
         size = 4 * config.vocoder.hop_size * sum(takes.frames)
         self.memory = Memory(clips=config.train.all_in_mem or size <= limit, specs=False)
+        self._clip_of = [
+            clip
+            for clip, frames in enumerate(takes.frames)
+            for _ in range(frames // config.segment_frames)
+        ]
         self._mel = log_mel_of(config.vocoder)
         self._kept: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
-        return len(self.takes.paths)
+        """Crops in one epoch."""
+        return len(self._clip_of)
 
     def __getitem__(self, key: tuple[int, int]) -> VocoderClip | SvcError:
         """Return crop (epoch, index), or the error met.
@@ -236,7 +243,7 @@ class VocoderDataset(Dataset["VocoderClip | SvcError"]):
         for index, path in enumerate(self.takes.paths):
             self._wav(index)
             if progress is not None:
-                progress(index + 1, len(self), path.name)
+                progress(index + 1, len(self.takes.paths), path.name)
 
     def crop(self, index: int, epoch: int) -> VocoderClip:
         """Return a random crop; with `train.vol_aug` every second one gets a random gain.
@@ -244,7 +251,7 @@ class VocoderDataset(Dataset["VocoderClip | SvcError"]):
         The gain is 10^U(-1, min(1, h)), where h is what is left to full scale (spec_core 6.5).
 
         Args:
-            index: position in the list.
+            index: number of the crop in its epoch.
             epoch: counts from 1.
 
         Returns:
@@ -254,18 +261,22 @@ class VocoderDataset(Dataset["VocoderClip | SvcError"]):
             SvcError: the recording is no longer what it was.
         """
         rng = np.random.default_rng([self.seed, epoch, index])
-        start = int(rng.integers(self.takes.frames[index] - self.config.segment_frames + 1))
-        wav, gain = self._wav(index), 1.0
+        clip = self._clip_of[index]
+        start = int(rng.integers(self.takes.frames[clip] - self.config.segment_frames + 1))
+        wav, gain = self._wav(clip), 1.0
         if self.config.train.vol_aug and bool(rng.integers(2)):
             gain = draw_gain(rng, float(wav.abs().max()))
-        return self._clip(index, wav, start, start + self.config.segment_frames, gain)
+        return self._cut(clip, wav, start, start + self.config.segment_frames, gain)
 
-    def whole(self, index: int, max_frames: int) -> VocoderClip:
-        """Return a recording as it is, up to `max_frames` frames. Raises SvcError."""
-        stop = min(self.takes.frames[index], max_frames)
-        return self._clip(index, self._wav(index), 0, stop, 1.0)
+    def whole(self, clip: int, max_frames: int) -> VocoderClip:
+        """Return a recording, by its place in the list, up to `max_frames` frames.
 
-    def _clip(self, index: int, wav: Tensor, start: int, stop: int, gain: float) -> VocoderClip:
+        Raises SvcError.
+        """
+        stop = min(self.takes.frames[clip], max_frames)
+        return self._cut(clip, self._wav(clip), 0, stop, 1.0)
+
+    def _cut(self, clip: int, wav: Tensor, start: int, stop: int, gain: float) -> VocoderClip:
         vocoder = self.config.vocoder
         hop = vocoder.hop_size
         # A frame reaches half of (window - hop) beyond its hop on both sides.
@@ -275,21 +286,21 @@ class VocoderDataset(Dataset["VocoderClip | SvcError"]):
         mel = self._mel(piece[None])[0]
         return VocoderClip(
             mel=mel[:, start - first : stop - first],
-            f0=self.takes.f0[index][start:stop],
+            f0=self.takes.f0[clip][start:stop],
             wav=piece[(start - first) * hop : (stop - first) * hop],
-            name=str(self.takes.paths[index]),
+            name=str(self.takes.paths[clip]),
         )
 
-    def _wav(self, index: int) -> Tensor:
-        kept = self._kept.get(index)
+    def _wav(self, clip: int) -> Tensor:
+        kept = self._kept.get(clip)
         if kept is not None:
             return kept
-        path, length = self.takes.paths[index], self.takes.frames[index]
+        path, length = self.takes.paths[clip], self.takes.frames[clip]
         samples, rate = read_audio(path)
         need = length * self.config.vocoder.hop_size
         if rate != self.config.vocoder.sampling_rate or len(samples) < need:
             raise DatasetError(f"{path} has changed since the training began; begin again")
         wav = torch.from_numpy(np.ascontiguousarray(samples[:need], dtype=np.float32))
         if self.memory.clips:
-            self._kept[index] = wav
+            self._kept[clip] = wav
         return wav

@@ -178,17 +178,14 @@ def read_base(path: Path, config: VocoderRunConfig) -> Base:
     return Base(weights, generator, discriminator, partner, others)
 
 
-def config_of(given: Path | None, run_dir: Path, start: Start, base: Path | None) -> Path | None:
-    """Return the config a run takes: as given, else its own, else the base's; None = the template.
-
-    Raises MissingFileError where the base is not there.
+def config_of(given: Path | None, start: Start, base: Path | None) -> Path | None:
+    """Return the config a run takes: as given, else that of the checkpoint it goes on from, else
+    the base's; None = the template. Raises MissingFileError where the base is not there.
     """
     if given is not None:
         return given
-    own = run_dir / CONFIG_NAME
-    if start.kind == "resume" and start.generator is not None:
-        beside = start.generator.parent / CONFIG_NAME
-        return beside if beside.is_file() else own
+    if start.generator is not None:
+        return start.generator.with_name(CONFIG_NAME)
     return find_vocoder(base)[1] if base is not None else None
 
 

@@ -60,13 +60,14 @@ class VocoderValidation:
     """
 
     def __init__(self, config: VocoderRunConfig, takes: Takes) -> None:
-        self.config, self._clips = config, VocoderDataset(config, takes)
+        self._clips = VocoderDataset(config, takes)
         vocoder = config.vocoder
         self._max_frames = int(MAX_SECONDS * vocoder.sampling_rate / vocoder.hop_size)
         self._mel = log_mel_of(vocoder)
 
     def __len__(self) -> int:
-        return len(self._clips)
+        """Clips."""
+        return len(self._clips.takes.paths)
 
     @property
     def measure(self) -> str:

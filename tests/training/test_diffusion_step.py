@@ -47,16 +47,19 @@ def test_rate_of_every_step() -> None:
 
 
 def test_loss_falls_on_a_fixed_batch(batch: tuple[Any, DiffusionBatch]) -> None:
-    """The same clips, times and noise: 60 steps bring the loss below a third (measured: 0.16)."""
+    """The same clips, times and noise: 60 steps bring the loss below a tenth (measured: 0.0063 of
+    it).
+    """
     run, clips = batch
-    net = learner(run, lr=5e-3, decay_step=1000)
+    run.edit(model={"n_chans": 64})
+    net = learner(run, lr=1e-2, decay_step=1000)
     losses = []
     for _ in range(60):
         detail = net.step(clips, 1, detailed=True)
         assert detail is not None
         losses.append(float(detail.loss))
     assert 0.8 < losses[0] < 1.2  # a fresh net tells no noise, whose mean square is 1
-    assert losses[-1] < losses[0] / 3
+    assert losses[-1] < losses[0] / 10
     assert float(detail.gradient_norm) > 0
 
 
@@ -95,7 +98,7 @@ def test_the_config_reaches_the_optimizer(batch: tuple[Any, DiffusionBatch]) -> 
 
 
 def test_bfloat16_on_the_cpu_learns_the_same(batch: tuple[Any, DiffusionBatch]) -> None:
-    """Loss within 1 %, gradients in the same direction (cosine above 0.999; measured 0.99998)."""
+    """Loss within 1 %, gradients in the same direction (cosine above 0.999)."""
     run, clips = batch
     losses, gradients = [], []
     for kind in ("fp32", "bf16"):

@@ -1,0 +1,124 @@
+"""``svc train-vocoder``: train or fine-tune the vocoder of diffusion voices."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from svc.cli.options import add_argument, add_device, add_seed
+
+NAME = "train-vocoder"
+HELP = "train or fine-tune the vocoder of diffusion voices"
+_EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    add_argument(
+        parser, "--dataset", type=Path, default=Path("dataset/44k"), metavar="PATH",
+        help="clips as svc preprocess leaves them: a folder with one sub-folder per voice, the "
+        "folder of one voice, or a file list (default: %(default)s)",
+    )  # fmt: skip
+    add_argument(
+        parser, "-o", "--output", type=Path, default=Path("logs/vocoder"), metavar="FOLDER",
+        help="folder of the run; the vocoder to sing with is FOLDER/model (default: %(default)s)",
+    )  # fmt: skip
+    add_argument(
+        parser, "-c", "--config", type=Path, metavar="FILE",
+        help="config.json of a vocoder (default: the run's own where it goes on, else that of "
+        "--base, else configs/template_vocoder.json)",
+    )  # fmt: skip
+    add_device(parser)
+    add_argument(
+        parser, "--precision", choices=("fp32", "bf16", "fp16"),  # svc.devices.PRECISIONS
+        help="of the nets; fp16 needs a CUDA device (default: the config's)",
+    )  # fmt: skip
+    add_argument(
+        parser, "--threads", type=int, metavar="N",
+        help="threads on the CPU (default: one per core)",
+    )  # fmt: skip
+    held = parser.add_argument_group("clips held out, on which each evaluation is made")
+    add_argument(
+        held, "--validation", type=Path, metavar="PATH",
+        help="a list or folder of them, as filelists/val.txt (default: --val_clips of --dataset)",
+    )  # fmt: skip
+    add_argument(
+        held, "--val_clips", type=int, default=2, metavar="N",
+        help="how many of --dataset, the last of the list (default: %(default)s)",
+    )  # fmt: skip
+    limits = parser.add_argument_group("limits (the state is saved at the end, as with Ctrl-C)")
+    add_argument(
+        limits, "--max_steps", type=int, metavar="N", help="steps to reach, earlier calls included"
+    )
+    add_argument(limits, "--max_minutes", type=float, metavar="M", help="time this call may take")
+    add_argument(
+        limits, "--epochs", type=int, metavar="N", help="last epoch (default: the config's)"
+    )
+    values = parser.add_argument_group("instead of the config's values")
+    for name, kind, text in (
+        ("--batch_size", int, "crops per step"),
+        ("--segment_frames", int, "frames of a crop"),
+        ("--lr", float, "learning rate of both nets"),
+        ("--log_interval", int, "steps between log lines"),
+        ("--eval_interval", int, "steps between evaluations, each with a checkpoint and an export"),
+        ("--keep", int, "newest checkpoints to keep; 0 keeps all"),
+    ):
+        add_argument(values, name, type=kind, metavar="N", help=text)
+    add_seed(values, None)
+    start = parser.add_argument_group("where to begin")
+    add_argument(
+        start, "--base", type=Path, metavar="PATH",
+        help="fine-tune this vocoder: its folder or weights, as pretrain/nsf_hifigan; not read "
+        "where a run goes on",
+    )  # fmt: skip
+    add_argument(
+        start, "--resume", default="auto", metavar="auto|never|PATH",
+        help="auto: go on from the newest checkpoint of the run; never: begin again, earlier "
+        "checkpoints are moved aside; PATH: go on from this V_<step>.pth (default: %(default)s)",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; returns 0, or 130 or 143 when SIGINT or SIGTERM ended it (the state is saved too)."""
+    from svc.cli.progress import progress_bar
+    from svc.training.vocoder import train_vocoder
+    from svc.training.vocoder_options import VocoderTrainOptions
+
+    options = VocoderTrainOptions(
+        dataset=args.dataset,
+        output=args.output,
+        config=args.config,
+        base=args.base,
+        validation=args.validation,
+        val_clips=args.val_clips,
+        device=args.device,
+        precision=args.precision,
+        threads=args.threads,
+        max_steps=args.max_steps,
+        max_minutes=args.max_minutes,
+        epochs=args.epochs,
+        seed=args.seed,
+        resume=args.resume,
+        log_interval=args.log_interval,
+        eval_interval=args.eval_interval,
+        batch_size=args.batch_size,
+        segment_frames=args.segment_frames,
+        learning_rate=args.lr,
+        keep=args.keep,
+    )
+    with progress_bar("train-vocoder") as progress:
+        result = train_vocoder(options, progress=progress)
+    speed = f", {result.steps_run / result.seconds:.2f} steps/s" if result.steps_run else ""
+    losses = ", ".join(f"{name} {value:.4g}" for name, value in result.losses.items())
+    print(
+        f"{result.steps_run} steps in {result.seconds:.0f} s{speed}; ended by {result.reason} at "
+        f"step {result.step}, epoch {result.epoch}" + (f"; losses: {losses}" if losses else "")
+    )
+    if result.generator is not None:
+        print(f"newest checkpoint: {result.generator}")
+    if result.exported is not None:
+        print(f"vocoder to sing with: {result.exported}")
+    if result.best is not None and result.best_score is not None:
+        best = result.best_score
+        print(f"best on held-out clips: {result.best} (step {best.step}, mel {best.mel:.4g})")
+    return _EXIT_CODES.get(result.reason, 0)
