@@ -146,14 +146,15 @@ def main(arguments: list[str] | None = None) -> int:
             torch.set_num_threads(threads)
             lines = ["| predictor | input | plain | ours | plain / ours |"]
             lines += ["| --- | --- | ---: | ---: | ---: |"]
-            for name in names:
-                lines += rows(name, pretrain_dir, args)
-            text = "\n".join([f"{machine(args, threads)}.", "", *lines])
             kind = args.device.partition(":")[0]
             section = f"speed {kind} {threads}" if kind == "cpu" else f"speed {kind}"
+            text = ""
+            for name in names:
+                lines += rows(name, pretrain_dir, args)
+                text = "\n".join([f"{machine(args, threads)}.", "", *lines])
+                if args.out:  # what is measured is kept, should the rest be interrupted
+                    write_section(args.out, section, text)
             print(f"\n{section}\n\n{text}", flush=True)
-            if args.out:
-                write_section(args.out, section, text)
     return 0
 
 
