@@ -348,5 +348,5 @@ def test_safetensors_may_be_read_by_those_who_may_read_other_new_files(tmp_path:
     assert path.stat().st_mode == other.stat().st_mode
     assert checkpoint.safetensors_metadata(path) == {"svc": "{}"}
     path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(CheckpointError, match="not a readable .safetensors"):
+    with pytest.raises(CheckpointError, match=r"not a readable \.safetensors"):
         checkpoint.safetensors_metadata(path)

@@ -229,7 +229,7 @@ class Extractor:
         wav, log_mel = torch.from_numpy(clip.wav).to(self._mel_device), LogMel(settings.mel)
         if "mel" in clip.stale:
             made["mel"] = log_mel(wav[None])[0].T
-        if clip.stale & set(AUGMENTED):
+        if clip.stale & set(AUGMENTED):  # both: half of a pair fits no other half
             peak = float(wav.abs().max())
             gain, key_shift = draw_change(clip.path, settings.aug_seed, peak)
             made |= augment(wav, log_mel, gain=gain, key_shift=key_shift)

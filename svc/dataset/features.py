@@ -35,7 +35,7 @@ from svc.atomic import atomic_path, output_error, write_text
 from svc.audio.pitch import F0Track
 from svc.config import SvcConfig
 from svc.dataset.feature_paths import FeaturePaths as FeaturePaths
-from svc.dataset.feature_settings import AUGMENTED, MEL_PARTS, FeatureSettings, is_edited
+from svc.dataset.feature_settings import MEL_PARTS, FeatureSettings, is_edited
 from svc.dataset.fingerprint import fingerprint, same_recording
 from svc.dataset.old_arrays import read_array, read_augmented
 from svc.dataset.tensor_files import load_tensor, save_tensor
@@ -113,12 +113,11 @@ class FeatureCache:
         paths, meta = FeaturePaths.of(wav), _read_meta(FeaturePaths.of(wav).meta)
         if meta is None or not same_recording(wav, meta.get("wav")):
             return set(parts)
-        stale = {
+        return {
             part
             for part in parts
             if not self.settings.fits(part, meta.get(part)) or not getattr(paths, part).is_file()
         }
-        return stale | set(AUGMENTED) if stale & set(AUGMENTED) else stale
 
     def is_fresh(self, wav: Path, parts: tuple[str, ...] = ("units", "f0", "volume")) -> bool:
         """Return whether all these parts are there and up to date."""

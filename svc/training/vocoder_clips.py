@@ -94,8 +94,13 @@ def list_clips(dataset: Path) -> list[Path]:
         SvcError: there is nothing, or no clip in it.
     """
     if dataset.is_dir():
-        loose = audio_in(dataset)
-        voices = {dataset.name: loose} if loose else scan_speakers(dataset)
+        try:
+            voices = scan_speakers(dataset)
+        except DatasetError:
+            loose = audio_in(dataset)
+            if not loose:
+                raise
+            voices = {dataset.name: loose}
         return split(voices, n_val=0, seed=_ORDER_SEED).train
     paths = read_filelist(dataset)
     if not paths:
@@ -154,8 +159,8 @@ def read_takes(config: VocoderRunConfig, listing: Path, paths: Sequence[Path]) -
     absent = [path for path in paths if not path.is_file()]
     if absent:
         raise DatasetError(
-            f"{len(absent)} of {len(paths)} clips of {listing} are not there, the first: "
-            f"{absent[0]}; restore them or run  svc preprocess --stage config"
+            f"{len(absent)} clips of {listing} are not there, the first: {absent[0]}; restore them "
+            "or run  svc preprocess --stage config"
         )
     check_features(listing, paths, ("f0",))
     vocoder, need = config.vocoder, config.segment_frames
@@ -187,8 +192,8 @@ def read_takes(config: VocoderRunConfig, listing: Path, paths: Sequence[Path]) -
     if paths and not takes.paths:
         seconds = need * hop / rate
         raise DatasetError(
-            f"all {len(paths)} clips of {listing} are shorter than a crop of {need} frames "
-            f"({seconds:.2f} s), the first: {paths[0]}; take longer clips or lower --segment_frames"
+            f"the clips of {listing} are shorter than a crop of {need} frames ({seconds:.2f} s), "
+            f"the first: {paths[0]}; take longer clips or lower --segment_frames"
         )
     return takes
 

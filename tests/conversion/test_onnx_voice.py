@@ -193,7 +193,7 @@ def test_diffusion_of_graphs_is_that_of_nets(
 
 
 def test_the_exported_pitch_predictor(bundle: Path, voice_files: Path, shared: Path) -> None:
-    wav, sr = read_audio(shared / "audio" / "singing" / "martin" / "note_G3-3.flac")
+    wav, _ = read_audio(shared / "audio" / "singing" / "martin" / "note_G3-3.flac")
     tracks: list[F0Track] = []
     for model, backend in ((bundle, "onnx"), (voice_files, "torch")):
         choice = dataclasses.replace(CHOICE, f0_predictor="fcpe")

@@ -265,9 +265,13 @@ def test_going_on_from_a_path(make_run: MakeRun) -> None:
     assert (here.step, here.steps_run) == (5, 1)
     assert "earlier_1/model_8.pt" in models()
     assert Path("run/model_4.pt").is_file() is False  # pruned, as it is neither newest nor forced
+    # Into the folder of another run: that one is moved aside whole.
+    go(run, "other", max_steps=2)
     elsewhere = go(run, "other", max_steps=6, resume="run")
     assert (elsewhere.step, elsewhere.steps_run) == (6, 1)
-    assert models("other") == ["best/model_6.pt", "model_6.pt"]
+    assert models("other") == [
+        "best/model_6.pt", "earlier_1/best/model_2.pt", "earlier_1/model_2.pt", "model_6.pt",
+    ]  # fmt: skip
 
 
 def test_a_stop_saves_the_step_it_has_reached(make_run: MakeRun) -> None:

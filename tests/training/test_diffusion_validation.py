@@ -61,6 +61,22 @@ def test_the_loss_estimates_what_training_minimises(make_run: Callable[..., Any]
     assert validation(run).loss(net, CPU) == pytest.approx(np.mean(plain), rel=0.05)
 
 
+def test_times_are_spread_over_all_that_is_trained(make_run: Callable[..., Any]) -> None:
+    run, seen = make_run(), list[list[int]]()
+
+    class Listener:
+        k_step_max = 40
+
+        def loss(self, *_: Any, times: torch.Tensor, noise: torch.Tensor) -> float:
+            seen.append(times.tolist())
+            assert abs(float(noise.std()) - 1) < 0.05
+            return 0.0
+
+    validation(run).loss(Listener(), CPU)  # type: ignore[arg-type]
+    assert [[when // 5 for when in times] for times in seen] == [list(range(8))] * 3
+    assert len({tuple(times) for times in seen}) == 3
+
+
 def test_clips_are_bounded(make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run()
     net, many = model_of(run), CLIPS * 30
