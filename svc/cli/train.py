@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from svc.cli.options import add_argument, add_device, add_seed
+from svc.cli.training_flags import add_limits, add_threads, add_values, summary
 
 NAME = "train"
 HELP = "train a voice"
@@ -24,26 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "G_0.pth, D_0.pth",
     )  # fmt: skip
     add_device(parser)
-    add_argument(
-        parser, "--threads", type=int, metavar="N",
-        help="threads on the CPU; 1 suits the quick template (default: one per core)",
-    )  # fmt: skip
-    limits = parser.add_argument_group("limits (the state is saved at the end, as with Ctrl-C)")
-    add_argument(
-        limits, "--max_steps", type=int, metavar="N", help="steps to reach, earlier calls included"
+    add_threads(parser, "; 1 suits the quick template")
+    add_limits(parser)
+    values = add_values(
+        parser,
+        (
+            ("--batch_size", int, "clips per step"),
+            ("--learning_rate", float, "of both nets"),
+            ("--log_interval", int, "steps between log lines"),
+            ("--eval_interval", int, "steps between evaluations, each with a checkpoint"),
+        ),
     )
-    add_argument(limits, "--max_minutes", type=float, metavar="M", help="time this call may take")
-    add_argument(
-        limits, "--epochs", type=int, metavar="N", help="last epoch (default: the config's)"
-    )
-    values = parser.add_argument_group("instead of the config's values")
-    for name, kind, text in (
-        ("--batch_size", int, "clips per step"),
-        ("--learning_rate", float, "of both nets"),
-        ("--log_interval", int, "steps between log lines"),
-        ("--eval_interval", int, "steps between evaluations, each with a checkpoint"),
-    ):
-        add_argument(values, name, type=kind, metavar="N", help=text)
     add_seed(values, None)
     start = parser.add_argument_group("where to begin")
     add_argument(
@@ -87,13 +79,7 @@ def run(args: argparse.Namespace) -> int:
     )
     with progress_bar("train") as progress:
         result = train(options, progress=progress)
-    speed = f", {result.steps_run / result.seconds:.2f} steps/s" if result.steps_run else ""
-    losses = ", ".join(f"{name} {value:.4g}" for name, value in result.losses.items())
-    print(
-        f"{result.steps_run} steps in {result.seconds:.0f} s{speed}; ended by {result.reason} at "
-        "step "
-        f"{result.step}, epoch {result.epoch}" + (f"; losses: {losses}" if losses else "")
-    )
+    print(summary(result))
     if result.generator is not None:
         print(f"newest checkpoint: {result.generator}")
     return _EXIT_CODES.get(result.reason, 0)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from svc.cli.options import add_argument, add_device, add_seed
+from svc.cli.training_flags import add_limits, add_threads, add_values, summary
 
 NAME = "train-diff"
 HELP = "train a diffusion model"
@@ -24,30 +25,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "env.expdir)",
     )  # fmt: skip
     add_device(parser)
-    add_argument(
-        parser, "--threads", type=int, metavar="N",
-        help="threads on the CPU (default: one per core)",
-    )  # fmt: skip
+    add_threads(parser)
     add_argument(
         parser, "--num_workers", type=int, metavar="N",
         help="loader processes (default: the config's, where they are of use)",
     )  # fmt: skip
-    limits = parser.add_argument_group("limits (the state is saved at the end, as with Ctrl-C)")
-    add_argument(
-        limits, "--max_steps", type=int, metavar="N", help="steps to reach, earlier calls included"
+    add_limits(parser)
+    values = add_values(
+        parser,
+        (
+            ("--batch_size", int, "clips per step"),
+            ("--learning_rate", float, "before it decays"),
+            ("--log_interval", int, "steps between log lines"),
+            ("--eval_interval", int, "steps between validations, each with a save"),
+        ),
     )
-    add_argument(limits, "--max_minutes", type=float, metavar="M", help="time this call may take")
-    add_argument(
-        limits, "--epochs", type=int, metavar="N", help="last epoch (default: the config's)"
-    )
-    values = parser.add_argument_group("instead of the config's values")
-    for name, kind, text in (
-        ("--batch_size", int, "clips per step"),
-        ("--learning_rate", float, "before it decays"),
-        ("--log_interval", int, "steps between log lines"),
-        ("--eval_interval", int, "steps between validations, each with a save"),
-    ):
-        add_argument(values, name, type=kind, metavar="N", help=text)
     add_seed(values, 1234)
     saves = parser.add_argument_group("saves and validations")
     add_argument(
@@ -93,12 +85,7 @@ def run(args: argparse.Namespace) -> int:
     )
     with progress_bar("load") as loading, progress_bar("train-diff") as progress:
         result = train(options, progress=progress, loading=loading)
-    speed = f", {result.steps_run / result.seconds:.2f} steps/s" if result.steps_run else ""
-    losses = ", ".join(f"{name} {value:.4g}" for name, value in result.losses.items())
-    print(
-        f"{result.steps_run} steps in {result.seconds:.0f} s{speed}; ended by {result.reason} at "
-        f"step {result.step}, epoch {result.epoch}" + (f"; {losses}" if losses else "")
-    )
+    print(summary(result, "; "))
     if result.model is not None:
         print(f"newest model: {result.model}")
     if result.best is not None:

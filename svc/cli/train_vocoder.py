@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from svc.cli.options import add_argument, add_device, add_seed
+from svc.cli.training_flags import add_limits, add_threads, add_values, summary
 
 NAME = "train-vocoder"
 HELP = "train or fine-tune the vocoder of diffusion voices"
@@ -33,10 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, "--precision", choices=("fp32", "bf16", "fp16"),  # svc.devices.PRECISIONS
         help="of the nets; fp16 needs a CUDA device (default: the config's)",
     )  # fmt: skip
-    add_argument(
-        parser, "--threads", type=int, metavar="N",
-        help="threads on the CPU (default: one per core)",
-    )  # fmt: skip
+    add_threads(parser)
     held = parser.add_argument_group("clips held out, on which each evaluation is made")
     add_argument(
         held, "--validation", type=Path, metavar="PATH",
@@ -46,24 +44,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         held, "--val_clips", type=int, default=2, metavar="N",
         help="how many of --dataset, the last of the list (default: %(default)s)",
     )  # fmt: skip
-    limits = parser.add_argument_group("limits (the state is saved at the end, as with Ctrl-C)")
-    add_argument(
-        limits, "--max_steps", type=int, metavar="N", help="steps to reach, earlier calls included"
+    add_limits(parser)
+    values = add_values(
+        parser,
+        (
+            ("--batch_size", int, "crops per step"),
+            ("--segment_frames", int, "frames of a crop"),
+            ("--lr", float, "learning rate of both nets"),
+            ("--log_interval", int, "steps between log lines"),
+            (
+                "--eval_interval",
+                int,
+                "steps between evaluations, each with a checkpoint and an export",
+            ),
+            ("--keep", int, "newest checkpoints to keep; 0 keeps all"),
+        ),
     )
-    add_argument(limits, "--max_minutes", type=float, metavar="M", help="time this call may take")
-    add_argument(
-        limits, "--epochs", type=int, metavar="N", help="last epoch (default: the config's)"
-    )
-    values = parser.add_argument_group("instead of the config's values")
-    for name, kind, text in (
-        ("--batch_size", int, "crops per step"),
-        ("--segment_frames", int, "frames of a crop"),
-        ("--lr", float, "learning rate of both nets"),
-        ("--log_interval", int, "steps between log lines"),
-        ("--eval_interval", int, "steps between evaluations, each with a checkpoint and an export"),
-        ("--keep", int, "newest checkpoints to keep; 0 keeps all"),
-    ):
-        add_argument(values, name, type=kind, metavar="N", help=text)
     add_seed(values, None)
     start = parser.add_argument_group("where to begin")
     add_argument(
@@ -108,12 +104,7 @@ def run(args: argparse.Namespace) -> int:
     )
     with progress_bar("train-vocoder") as progress:
         result = train_vocoder(options, progress=progress)
-    speed = f", {result.steps_run / result.seconds:.2f} steps/s" if result.steps_run else ""
-    losses = ", ".join(f"{name} {value:.4g}" for name, value in result.losses.items())
-    print(
-        f"{result.steps_run} steps in {result.seconds:.0f} s{speed}; ended by {result.reason} at "
-        f"step {result.step}, epoch {result.epoch}" + (f"; losses: {losses}" if losses else "")
-    )
+    print(summary(result))
     if result.generator is not None:
         print(f"newest checkpoint: {result.generator}")
     if result.exported is not None:
