@@ -114,7 +114,8 @@ def train(
     ):  # fmt: skip
         for note in notes:
             journal.note(note)
-        _tell(journal, config, lists, len(validation), strange_device, silent)
+        texts = [text for text in (strange_device, silent) if text is not None]
+        _tell(journal, config, lists, len(validation), settings.n_mels, texts)
         journal.note(
             f"{len(dataset)} clips, {len(lists.validation.paths)} held out, {workers} loader "
             f"processes, in memory: {f'{kept / 1e6:.0f} MB' if cache is not None else 'nothing'}"
@@ -244,10 +245,17 @@ def _tell(
     config: DiffusionConfig,
     lists: DiffusionLists,
     held_out: int,
-    strange_device: str | None,
-    silent: str | None,
+    n_mels: int,
+    texts: Sequence[str],
 ) -> None:
     """Say what is unusual and allowed."""
+    if config.model.n_chans < 2 * n_mels:
+        # The input projection is followed by a ReLU, which halves what its channels can carry.
+        journal.note(
+            f'"model.n_chans" is {config.model.n_chans}: less than twice the {n_mels} mel bands '
+            "cannot carry all of the noise that the net has to tell, and its loss stays high",
+            level=_WARNING,
+        )
     if lists.dropped:
         journal.note(
             f"{len(lists.dropped)} clips are shorter than a crop ({config.data.duration:g} s, "
@@ -261,9 +269,8 @@ def _tell(
             '"train.save_opt" is false: the optimizer is not saved, and a resumed run begins with a '
             "new one"
         )
-    for text in (strange_device, silent):
-        if text is not None:
-            journal.note(text, level=_WARNING)
+    for text in texts:
+        journal.note(text, level=_WARNING)
 
 
 def _some(paths: Sequence[Path]) -> str:

@@ -587,6 +587,18 @@ def test_short_clips_are_left_out_with_a_word(
     assert "validation" in result.losses
 
 
+def test_a_net_too_narrow_for_its_mels_is_said(
+    make_run: MakeRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = make_run()
+    for n_chans, said in ((30, True), (32, False)):
+        run.edit(model={"n_chans": n_chans})
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            go(run, f"run {n_chans}", max_steps=1)
+        assert ("less than twice the 16 mel bands" in caplog.text) == said
+
+
 def test_nothing_held_out(make_run: MakeRun, caplog: pytest.LogCaptureFixture) -> None:
     run = make_run()
     Path("val.txt").write_text("")
