@@ -20,7 +20,7 @@ from torch import Tensor
 from svc.checkpoint import fold_weight_norm, save_safetensors
 from svc.errors import CheckpointError, MissingFileError
 from svc.speech.wav2vec2 import Wav2Vec2, Wav2Vec2Config
-from svc.speech.wave_files import _Content, _translate, load_wave_net
+from svc.speech.wave_files import Content, load_wave_net, translate
 from svc.speech.wave_state import infer_config
 
 MakeTensors = Callable[..., dict[str, Tensor]]
@@ -117,7 +117,7 @@ def test_key_tables_of_the_real_sizes(shared: Path, table: str, expected: dict[s
     with torch.device("meta"):
         shapes = content.get("shapes", content)
         tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
-        state = _translate(_Content(tensors, settings, frozenset()))
+        state = translate(Content(tensors, settings, frozenset()))
         config = infer_config(state.tensors, state.settings)
         net = Wav2Vec2(config)
         folded = {

@@ -23,9 +23,9 @@ from svc.speech.whisper import (
     WINDOW_FRAMES,
     Whisper,
     WhisperEncoder,
-    _rename,
     infer_config,
     load_whisper,
+    own_name,
 )
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def test_key_tables_of_the_real_sizes(shared: Path, size: str, expected: tuple[i
     )
     with torch.device("meta"):
         state = {
-            _rename(name): torch.empty(shape)
+            own_name(name): torch.empty(shape)
             for name, shape in table["shapes"].items()
             if name.startswith("encoder.")
         }
