@@ -16,10 +16,8 @@ from svc.audio.io import read_audio
 from svc.conversion import InferOptions
 from svc.conversion.mix_files import parse_mix
 from svc.conversion.speaker_mix import SpeakerMix
-from svc.conversion.stretches import Song, Window, render_song
 from svc.errors import ConfigError
 from svc.f0.voice_range import VoiceRange
-from svc.progress import silent
 
 SR = 44100
 SPEAKERS = {"alice": 0, "bob": 1}
@@ -73,29 +71,6 @@ def test_one_voice_hands_over_to_the_other(converter: Any, song: Any, jump: Spea
     np.testing.assert_allclose(handed[before], first[before], atol=1e-5)
     np.testing.assert_allclose(handed[after], second[after], atol=1e-5)
     assert np.abs(first - second)[after].max() > 1e-3
-
-
-def test_the_originals_mix_of_every_call(golden: Path, tmp_path: Path, echo: Any) -> None:
-    """Sums of the weights that each call of the model is given (spec_core 12)."""
-    facts = json.loads((golden / "golden_slice_inference.json").read_text())["mix"]
-    wav, sr = read_audio(golden / "golden_slice_inference_in.wav")
-    path = tmp_path / "mix.json"
-    # The map of the stored run is not stored; this one gives all four of its sums.
-    first = [[0, 0.5, 1, 0.5], [0.5, 1, 0.5, 1]]
-    second = [[0, 0.35, 1, 0.5], [0.35, 0.75, 0.75, 1], [0.75, 1, 0.45, 1]]
-    path.write_text(json.dumps({"alice": first, "bob": second}))
-    seen: list[Any] = []
-
-    def render(window: Window) -> np.ndarray:
-        assert window.weights is not None
-        seen.append((window.wav.size, window.weights.sum(axis=0)))
-        return window.wav[: window.wav.size // 512 * 512]
-
-    song = Song(wav, sr, mix=parse_mix(path, SPEAKERS))
-    render_song(echo(sampling_rate=sr, compat=True), song, InferOptions(), render, silent)
-    assert [n for n, _ in seen] == [call[0] for call in facts["calls"]]
-    for (_, sums), call in zip(seen, facts["calls"], strict=True):
-        np.testing.assert_allclose(sums, call[2], atol=1e-3)
 
 
 def test_clusters_belong_to_one_speaker(make_converter: Any, song: Any, jump: SpeakerMix) -> None:
