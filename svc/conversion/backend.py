@@ -5,7 +5,7 @@ No torch here and in everything that goes through a song: `svc infer --backend o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from svc.audio.pitch import F0Track
@@ -82,5 +82,6 @@ class Backend(Protocol):
             SvcError: the model produced NaN.
         """
 
-    def release(self) -> None:
-        """Give the memory back; the voice cannot be used afterwards."""
+    @property
+    def give_back(self) -> Callable[[], None]:
+        """What gives the memory back to the device once the voice itself is gone; holds no model."""

@@ -127,9 +127,11 @@ class Converter:
 
     def close(self) -> None:
         """Release the models. Closing twice is fine; converting afterwards is a ValueError."""
-        if self._voice is not None:
-            self._voice.release()
-        self._voice = None
+        if self._voice is None:
+            return
+        give_back = self._voice.give_back
+        self._voice = None  # before: only what nothing refers to is given back
+        give_back()
 
     @property
     def voice(self) -> Backend:

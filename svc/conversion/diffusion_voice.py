@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -21,7 +21,7 @@ from svc.conversion.listening import (
 )
 from svc.conversion.options import DiffusionChoice, HearingChoice, InferOptions
 from svc.conversion.refine import Refiner, load_refiner
-from svc.conversion.voice import finished, known_ranges
+from svc.conversion.voice import finished, known_ranges, memory_of
 from svc.devices import precision_dtype, resolve_device
 from svc.errors import ConfigError
 from svc.f0 import F0Predictor
@@ -106,10 +106,10 @@ class DiffusionVoice:
         wav = self.refiner.sing(heard.units, heard.f0, volume, speaker, options)
         return finished(wav, heard.source, self.sampling_rate, options)
 
-    def release(self) -> None:
-        """Give the memory of an accelerator back once the nets are gone."""
-        if self.listener.device.type == "cuda":
-            torch.cuda.empty_cache()
+    @property
+    def give_back(self) -> Callable[[], None]:
+        """See `Backend.give_back`."""
+        return memory_of(self.listener.device)
 
 
 def load_diffusion_voice(diffusion: DiffusionChoice, choice: HearingChoice) -> DiffusionVoice:

@@ -6,7 +6,7 @@ as between two seeds, and is the same on every run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -158,8 +158,10 @@ class OnnxVoice:
             raise SvcError("the exported voice produced NaN: export an earlier checkpoint")
         return wav
 
-    def release(self) -> None:
+    @property
+    def give_back(self) -> Callable[[], None]:
         """Nothing to do: a session goes with its last user."""
+        return lambda: None
 
     def _weights(self, speaker: int | FloatArray) -> FloatArray:
         """Return a mix for the graph: (1, S) of one speaker, (N, S) of several."""

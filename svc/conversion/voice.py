@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -126,10 +126,10 @@ class Voice:
         if self.refiner is not None:
             self.refiner.check_options(options, singers)
 
-    def release(self) -> None:
-        """Give the memory of an accelerator back once the nets are gone."""
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+    @property
+    def give_back(self) -> Callable[[], None]:
+        """See `Backend.give_back`."""
+        return memory_of(self.device)
 
     @torch.inference_mode()
     def render(
@@ -172,6 +172,11 @@ class Voice:
                 generator=torch.Generator().manual_seed(options.seed),
             )
         return finished(wav, heard.source, self.sampling_rate, options)
+
+
+def memory_of(device: torch.device) -> Callable[[], None]:
+    """Return what gives memory that torch no longer uses back to a device."""
+    return torch.cuda.empty_cache if device.type == "cuda" else lambda: None
 
 
 def finished(wav: Tensor, source: Tensor, sr: int, options: InferOptions) -> FloatArray:

@@ -162,7 +162,7 @@ class EchoVoice:
     def check_options(self, options: object, singers: object) -> None:
         """Serves all."""
 
-    def release(self) -> None:
+    def give_back(self) -> None:
         """Holds nothing."""
 
     def render(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -339,3 +340,19 @@ def test_progress_counts_the_stretches(echo: Any) -> None:
         progress=lambda done, total, what: seen.append((done, total)),
     )
     assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
+def test_memory_is_given_back_after_the_models_are_gone(
+    echo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a device still holds for them could not be given back."""
+    alive: list[bool] = []
+    voice = echo()
+    gone = weakref.ref(voice)
+    note = staticmethod(lambda: alive.append(gone() is not None))
+    monkeypatch.setattr(echo, "give_back", note)
+    converter = Converter(voice)
+    del voice
+    converter.close()
+    converter.close()
+    assert alive == [False]
