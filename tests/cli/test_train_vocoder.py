@@ -171,7 +171,7 @@ def test_the_default_config_is_the_communitys(
 def test_the_flags_and_files_of_the_page_exist() -> None:
     root = Path(__file__).resolve().parents[2]
     page = (root / "docs/diffusion.md").read_text(encoding="utf-8")
-    section = page.split("## Training a vocoder\n")[1].split("\n## ")[0]
+    section = " ".join(page.split("## Training a vocoder\n")[1].split("\n## ")[0].split())
     actions = build_parser("train-vocoder")._subparsers._group_actions  # type: ignore[union-attr]
     parser = actions[0].choices["train-vocoder"]  # type: ignore[index]
     flags = {flag for action in parser._actions for flag in action.option_strings}
