@@ -105,10 +105,6 @@ def _check_flags(args: argparse.Namespace) -> None:
             "-od/--only_diffusion and -shd/--shallow_diffusion: the diffusion model sings alone or goes "
             "over a voice; leave one of them out"
         )
-    if args.only_diffusion and (args.model_path or args.config_path):
-        raise ConfigError(
-            "-od/--only_diffusion needs no voice: leave -m and -c out, or use -shd instead"
-        )
     if args.second_encoding and not (args.shallow_diffusion or args.only_diffusion):
         raise ConfigError("-se/--second_encoding needs -shd/--shallow_diffusion")
     if args.enhance:
@@ -121,6 +117,9 @@ def _check_flags(args: argparse.Namespace) -> None:
         "-lg has no effect without -cl": args.linear_gradient > 0 and args.clip == 0,
         "-f0p has no effect with --f0": args.f0 is not None and args.f0_predictor != F0_PREDICTOR,
         "-ks has no effect without -shd": args.k_step != K_STEP and not args.shallow_diffusion,
+        # Command lines of so-vits-svc 4.1 name the voice all the same.
+        "-m and -c have no effect with -od": args.only_diffusion
+        and bool(args.model_path or args.config_path),
         "-ns has no effect with -od": args.only_diffusion and args.noise_scale != NOISE_SCALE,
         "-eak has no effect without -eh": args.enhancer_adaptive_key != 0 and not args.enhance,
         "--vocoder has no effect without -shd, -od or -eh": no_diffusion

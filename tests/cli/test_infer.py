@@ -117,7 +117,6 @@ def test_a_song_is_required(capsys: pytest.CaptureFixture[str]) -> None:
     ("flags", "message"),
     [
         (["-od", "-shd"], "-od/--only_diffusion and -shd/--shallow_diffusion"),
-        (["-od", "-m", "G.pth"], "-od/--only_diffusion needs no voice"),
         (["-se"], "-se/--second_encoding needs -shd"),
         (["-eh", "-shd"], "-eh/--enhance and diffusion (-shd or -od)"),
         (["-eh", "-od"], "-eh/--enhance and diffusion (-shd or -od)"),
@@ -156,6 +155,7 @@ def test_flags_that_cannot_work_are_refused_in_one_line(
     ("flags", "note"),
     [
         (["-ks", "50"], "-ks has no effect without -shd"),
+        (["-od", "-m", "G.pth"], "-m and -c have no effect with -od"),
         (["-dm", "x.pt"], "-dm, -dc, "),
         (["--vocoder", "model"], "--vocoder has no effect without -shd, -od or -eh"),
         (["-eak", "3"], "-eak has no effect without -eh"),

@@ -239,7 +239,7 @@ def test_a_song_is_converted_in_a_process_that_cannot_import_torch(
         (["-s", "alice", "--compat"], "--compat needs --backend torch"),
         (["-s", "alice", "-c", "config.json"], "an exported voice carries its config"),
         (["-s", "alice", "--encoder_path", "x.pt"], "an exported voice carries its encoder"),
-        (["-s", "alice", "-od"], "-od/--only_diffusion needs no voice"),
+        (["-s", "alice", "-od"], "-od/--only_diffusion and --backend onnx"),
         (["-s", "alice", "-cr", "0.5", "-fr"], "there is no retrieval index in"),
         (["-s", "carol"], 'unknown speaker "carol"'),
     ],
