@@ -6,7 +6,8 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from svc.errors import OutputError
@@ -42,6 +43,16 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def check_space(path: Path, need: int) -> None:
+    """Refuse to write `need` bytes to a file where they do not fit. Raises OutputError."""
+    free = shutil.disk_usage(make_folder(path.parent)).free
+    if free < need * 1.02 + 1_000_000:
+        raise OutputError(
+            f"cannot write {path}: it needs {need / 1e6:.0f} MB and the disk has {free / 1e6:.0f} MB "
+            "free; free some space and run the command again"
+        )
+
+
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -51,7 +62,7 @@ def _fsync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, *, check: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced to disk and renamed over `path`.
 
     The temporary file has the same suffix (writers choose a format by it) and starts with a dot, so a crash leaves
@@ -59,6 +70,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: the file to be written; its folder is created.
+        check: looks at the temporary file once it is on the disk; what it raises leaves `path` as it was.
 
     Yields:
         The path to write to.
@@ -73,6 +85,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         _fsync(temporary)
+        if check is not None:
+            check(temporary)
         os.replace(temporary, target)
         # Without syncing the folder a power cut can undo the rename; not every platform allows opening one.
         with contextlib.suppress(OSError):

@@ -8,9 +8,9 @@ inert objects where that is asked for; any other name is refused and named (spec
 from __future__ import annotations
 
 import logging
+import os
 import re
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from svc.atomic import atomic_path, make_folder
+from svc.atomic import atomic_path, check_space
 from svc.errors import CheckpointError, MissingFileError, OutputError
 from svc.safe_pickle import RefusedError, UnsupportedError, printable
-from svc.torch_file import read_torch_file
+from svc.torch_file import check_sums, read_torch_file
 
 logger = logging.getLogger(__name__)
 
@@ -36,22 +36,32 @@ def _existing(path: str | Path) -> Path:
     return file
 
 
-def load_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
+def load_checkpoint(
+    path: str | Path, *, mmap: bool = False, verify: bool = False
+) -> dict[str, Any]:
     """Load a file of tensors and plain Python containers onto the CPU.
 
     Args:
         path: a `.pth`/`.pt` file, or `.safetensors` (returned as ``{"model": tensors, "metadata": texts}``).
         mmap: map the tensors from disk instead of reading them. Such a tensor may be written to: the file stays as
             it is.
+        verify: compare all of it with its checksums first: a bit that has changed would not be seen.
 
     Returns:
         The dictionary that was saved.
 
     Raises:
         MissingFileError: no such file.
-        CheckpointError: truncated, not a checkpoint, or refused because it asks for code to be run.
+        CheckpointError: truncated, damaged, not a checkpoint, or refused because it asks for code to be run.
     """
     file = _existing(path)
+    if verify:
+        try:
+            check_sums(file, any_container=True)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{file}: not a readable checkpoint ({error}); copy or download it again"
+            ) from error
     if file.suffix == ".safetensors":
         tensors, metadata = load_safetensors(file)
         return {"model": tensors, "metadata": metadata}
@@ -119,34 +129,45 @@ def load_restricted(
     return _load_mapping(_existing(path), mmap=True, inert=True, drop=drop)
 
 
-def _tensor_bytes(value: Any) -> int:
+def tensor_bytes(value: Any) -> int:
+    """Return how many bytes the tensors and arrays in a tree of containers take in a file."""
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
     if isinstance(value, np.ndarray):
         return int(1.5 * value.nbytes)  # pickled as text of Latin-1, in UTF-8
     if isinstance(value, Mapping):
-        return sum(map(_tensor_bytes, value.values()))
+        return sum(map(tensor_bytes, value.values()))
     if isinstance(value, list | tuple):
-        return sum(map(_tensor_bytes, value))
+        return sum(map(tensor_bytes, value))
     return 0
 
 
-def _check_space(path: Path, need: int) -> None:
-    free = shutil.disk_usage(make_folder(path.parent)).free
-    if free < need * 1.02 + 1_000_000:
-        raise OutputError(
-            f"cannot write {path}: it needs {need / 1e6:.0f} MB and the disk has {free / 1e6:.0f} MB "
-            "free; free some space and run the command again"
-        )
-
-
-def save_checkpoint(obj: Mapping[str, Any], path: str | Path) -> None:
+def save_checkpoint(obj: Mapping[str, Any], path: str | Path, *, read_back: bool = False) -> None:
     """Save a dictionary in torch's zip format: space is checked first, the old file stays until the new one is whole.
 
+    Args:
+        obj: what to save.
+        path: the file.
+        read_back: take the new file for whole only after every byte of it was read from the disk and fits its checksum.
+
     Raises:
-        OutputError: full disk, read-only folder.
+        OutputError: full disk, read-only folder, or a disk that returns something else than was written.
     """
-    _save(dict(obj), Path(path))
+    file = Path(path)
+    _save(dict(obj), file, (lambda written: _read_back(written, file)) if read_back else None)
+
+
+def _read_back(written: Path, target: Path) -> None:
+    if hasattr(os, "posix_fadvise"):  # otherwise it is the memory's copy that is read
+        with written.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    try:
+        check_sums(written)
+    except ValueError as error:
+        raise OutputError(
+            f"cannot write {target}: what was written does not read back ({error}); the disk or its "
+            "connection is damaged: check it, or write to another one"
+        ) from error
 
 
 def save_tensor(tensor: Tensor, path: str | Path) -> None:
@@ -154,9 +175,9 @@ def save_tensor(tensor: Tensor, path: str | Path) -> None:
     _save(tensor.detach().cpu().contiguous().clone(), Path(path))
 
 
-def _save(obj: Any, file: Path) -> None:
-    _check_space(file, _tensor_bytes(obj))
-    with atomic_path(file) as temporary:
+def _save(obj: Any, file: Path, check: Callable[[Path], None] | None = None) -> None:
+    check_space(file, tensor_bytes(obj))
+    with atomic_path(file, check=check) as temporary:
         try:
             # Through a handle: by name, torch writes the name of the temporary file into it, so that no
             # two saves are equal, and refuses one without a suffix.
@@ -207,7 +228,7 @@ def save_safetensors(
     from safetensors.torch import save_file
 
     file = Path(path)
-    _check_space(file, _tensor_bytes(state))
+    check_space(file, tensor_bytes(state))
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     with atomic_path(file) as temporary:
         temporary.touch()

@@ -23,6 +23,30 @@ def precision_dtype(precision: str) -> torch.dtype:
     return _DTYPES[precision]
 
 
+def inference_dtype(precision: str, device: torch.device, *, flag: str) -> torch.dtype:
+    """Return torch's type for a precision that a device computes in.
+
+    Args:
+        precision: a name of `PRECISIONS`.
+        device: where the nets are.
+        flag: of the command line, for the message.
+
+    Raises:
+        ConfigError: an unknown name, or the device cannot do it; says what it can.
+    """
+    dtype = precision_dtype(precision)
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError(f"{flag} fp16 needs an accelerator, and this runs on the CPU: use bf16")
+    if (
+        precision == "bf16"
+        and device.type == "cuda"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        name = torch.cuda.get_device_name(device)
+        raise ConfigError(f"{flag} bf16: {name} has no bfloat16; use fp16")
+    return dtype
+
+
 def available_devices() -> list[str]:
     """Return the names `resolve_device` accepts on this machine, best first."""
     names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]

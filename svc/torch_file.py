@@ -19,6 +19,7 @@ import mmap
 import struct
 import sys
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -199,6 +200,37 @@ def _zip_records(file: io.BufferedReader, content: mmap.mmap) -> dict[str, tuple
             raise ValueError("a zip record beyond the file, or there twice")
         records[info.filename] = (start, info.file_size)
     return records
+
+
+def check_sums(path: Path, *, any_container: bool = False) -> None:
+    """Read a file in the zip container and compare every record with its checksum, a piece at a time.
+
+    Args:
+        path: the file.
+        any_container: pass one that is not in the zip container: the older one has no checksums.
+
+    Raises:
+        ValueError: a record is damaged or cut off.
+        OSError: the disk cannot read it.
+    """
+    with path.open("rb") as file:
+        if any_container and file.read(4) != _ZIP_START:
+            return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (
+        zipfile.BadZipFile,
+        RuntimeError,
+        LookupError,
+        EOFError,
+        struct.error,
+        zlib.error,
+    ) as error:
+        # RuntimeError: a record with a password, or packed in a way that is not known
+        raise ValueError(f"damaged zip file: {printable(str(error))}") from error
+    if damaged is not None:
+        raise ValueError(f"the checksum of {printable(damaged)} does not fit what is there")
 
 
 def read_stream(

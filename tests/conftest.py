@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,20 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def golden(shared: Path) -> Path:
     return shared / "golden"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keep the caches of commands away from the user's own; those of fixtures of many tests lie here."""
+    folder = tmp_path_factory.mktemp("caches")
+    os.environ["SVC_CACHE_DIR"] = str(folder / "session")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give every test an empty cache: what one has heard must not help another."""
+    monkeypatch.setenv("SVC_CACHE_DIR", str(caches / secrets.token_hex(8)))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections import OrderedDict, defaultdict
@@ -230,7 +231,7 @@ def test_a_full_disk_is_seen_before_writing(
     class Usage:
         free = 1000
 
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: Usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage)
     with pytest.raises(OutputError, match="free some space"):
         checkpoint.save_checkpoint({"model": {"w": torch.zeros(1000)}}, tmp_path / "G_1.pth")
     assert not list(tmp_path.iterdir())

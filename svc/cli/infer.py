@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,15 @@ from svc.cli.infer_flags import (
     NOISE_SCALE,
     add_arguments,
 )
+from svc.cli.infer_report import InferReport
 from svc.cli.progress import progress_bar
 from svc.errors import ConfigError
 
 if TYPE_CHECKING:
     from svc.conversion.chosen import ChosenVoice
-    from svc.conversion.files import Outcome
+    from svc.conversion.feature_cache import FeatureCache
     from svc.conversion.options import DiffusionChoice, HearingChoice, InferOptions
+    from svc.conversion.results import ResultOptions
     from svc.conversion.speaker_mix import SpeakerMix
 
 __all__ = ["add_arguments", "run"]
@@ -39,13 +42,18 @@ def run(args: argparse.Namespace) -> int:
     _check_flags(args)
 
     # From the cheap checks to the heavy ones: no wrong flag waits for a model to load.
+    from svc.conversion.cached_hearing import HearingCache
     from svc.conversion.chosen import choose_voice
     from svc.conversion.converter import Converter
     from svc.conversion.curves import CURVE_NAME, attach_curves
-    from svc.conversion.files import check_writable, convert_files, plan_jobs, with_mix
+    from svc.conversion.file_hashes import FileHashes
+    from svc.conversion.files import check_writable, convert_files
+    from svc.conversion.jobs import plan_jobs, split_existing, with_mix
+    from svc.conversion.manifest import Read, RunFacts
     from svc.conversion.names import wav_format
 
-    options = _options(args)
+    report = InferReport(as_json=args.json)
+    options, results, cache = _options(args), _results(args), _cache(args)
     suffix = wav_format(args.wav_format)
     diffusion = _diffusion(args)
     voice = choose_voice(
@@ -65,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
         suffix=suffix,
         output_dir=args.output_dir,
         output=_output(args.output, suffix),
+        recursive=args.recursive,
     )
     if mix is not None:
         jobs = with_mix(jobs, mix)
@@ -73,27 +82,48 @@ def run(args: argparse.Namespace) -> int:
         failures += unfit
     if "auto" in args.trans or "auto-octave" in args.trans:
         voice.require_ranges(speakers)
-    for failure in failures:
-        _show(failure)
+    for path in {job.output.suffix: job.output for job in jobs}.values():
+        results.check_format(path, voice.grid.sampling_rate)
+    if args.skip_existing:
+        jobs, there = split_existing(jobs)
+        failures += there
+    for outcome in failures:
+        report.show(outcome)
     if not jobs:
-        return _finish(failures)
-    for folder in {job.output.parent for job in jobs}:
-        check_writable(folder)
-    with (
-        Converter.from_files(
-            voice.model,
-            voice.config,
-            choice,
-            diffusion=diffusion,
-            enhancer=(args.vocoder or ENHANCER) if args.enhance else None,
-            backend=args.backend,
-        ) as converter,
-        progress_bar("infer") as progress,
-    ):
-        for singer in speakers if mix is None else [mix]:
-            converter.check_options(options, singer)
-        outcomes = convert_files(converter, jobs, progress=progress, on_outcome=_show, on_key=_tell)
-    return _finish([*failures, *outcomes])
+        return report.finish(failures)
+    check_writable(args.output_dir if args.output is None else jobs[0].output.parent)
+    enhancer = (args.vocoder or ENHANCER) if args.enhance else None
+    with FileHashes() as hashes:
+        if cache is not None:
+            choice = replace(choice, cache=HearingCache(cache, hashes))
+        with (
+            Converter.from_files(
+                voice.model,
+                voice.config,
+                choice,
+                diffusion=diffusion,
+                enhancer=enhancer,
+                backend=args.backend,
+            ) as converter,
+            progress_bar("infer") as progress,
+        ):
+            for singer in speakers if mix is None else [mix]:
+                converter.check_options(options, singer)
+            facts = None
+            if not args.no_manifest:
+                read = Read(voice, choice, diffusion, enhancer, args.backend)
+                facts = RunFacts.of(args.words, read, converter.voice, hashes)
+            outcomes = convert_files(
+                converter,
+                jobs,
+                results=results,
+                run=facts,
+                skip_existing=args.skip_existing,
+                progress=progress,
+                on_outcome=report.show,
+                on_key=report.tell,
+            )
+    return report.finish([*failures, *outcomes])
 
 
 def _check_flags(args: argparse.Namespace) -> None:
@@ -125,8 +155,8 @@ def _check_flags(args: argparse.Namespace) -> None:
         "--vocoder has no effect without -shd, -od or -eh": no_diffusion
         and not args.enhance
         and args.vocoder is not None,
-        "-dm, -dc, --diffusion_method and --diffusion_speedup have no effect without -shd or "
-        "-od": no_diffusion
+        "-dm, -dc, --diffusion_method, --diffusion_speedup and --diffusion_precision have no effect "
+        "without -shd or -od": no_diffusion
         and any(
             value is not None
             for value in (
@@ -134,6 +164,7 @@ def _check_flags(args: argparse.Namespace) -> None:
                 args.diffusion_config_path,
                 args.diffusion_method,
                 args.diffusion_speedup,
+                args.diffusion_precision,
             )
         ),
         "-cm, -fr, --protect, --index_k and --index_nprobe have no effect without -cr": no_timbre
@@ -145,6 +176,8 @@ def _check_flags(args: argparse.Namespace) -> None:
             or args.index_nprobe is not None
         ),
         "-s has no effect with a mix of speakers": _mixes(args) and args.spk_list is not None,
+        "--cache_dir and --cache_gb have no effect with --no_cache": args.no_cache
+        and (args.cache_dir is not None or args.cache_gb is not None),
     }
     for text, given in idle.items():
         if given:
@@ -177,6 +210,25 @@ def _options(args: argparse.Namespace) -> InferOptions:
     return options
 
 
+def _results(args: argparse.Namespace) -> ResultOptions:
+    from svc.conversion.results import ResultOptions
+
+    return ResultOptions(
+        bit_depth=args.bit_depth,
+        rate=args.rate,
+        channels=args.channels.replace("_", "-"),
+        tags=not args.no_tags,
+    )
+
+
+def _cache(args: argparse.Namespace) -> FeatureCache | None:
+    from svc.conversion.feature_cache import DEFAULT_GB, FeatureCache, default_folder
+
+    limit = DEFAULT_GB if args.cache_gb is None else args.cache_gb
+    cache = FeatureCache(args.cache_dir or default_folder(), limit)
+    return None if args.no_cache else cache
+
+
 def _diffusion(args: argparse.Namespace) -> DiffusionChoice | None:
     """Find the diffusion model, where one is asked for."""
     if not (args.shallow_diffusion or args.only_diffusion):
@@ -185,18 +237,23 @@ def _diffusion(args: argparse.Namespace) -> DiffusionChoice | None:
     from svc.conversion.options import DiffusionChoice
 
     method, speedup = args.diffusion_method, args.diffusion_speedup
+    precision = args.diffusion_precision or "fp32"
     if args.backend == "onnx" and args.model_path is not None:
         if args.diffusion_model_path or args.diffusion_config_path or args.vocoder:
             raise ConfigError(
                 "-dm, -dc and --vocoder: an exported voice carries its diffusion model and vocoder; "
                 "leave them out"
             )
+        if precision != "fp32":
+            raise ConfigError(
+                "--diffusion_precision: an exported voice computes in fp32; leave it out"
+            )
         return DiffusionChoice(Path(args.model_path), method=method, speedup=speedup)
     home = _RUN_DIR if args.model_path is None else Path(args.model_path).parent
     model, config = find_diffusion(
         args.diffusion_model_path, args.diffusion_config_path, home / _DIFFUSION
     )
-    return DiffusionChoice(model, config, args.vocoder, method, speedup)
+    return DiffusionChoice(model, config, args.vocoder, method, speedup, precision)
 
 
 def _mixes(args: argparse.Namespace) -> bool:
@@ -260,43 +317,3 @@ def _output(path: Path | None, suffix: str) -> Path | None:
             "end it with .flac, .wav, .ogg or .mp3"
         ) from None
     return path
-
-
-def _wipe_bar() -> None:
-    """Make room for a line: the progress bar is drawn again below it."""
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\033[K")
-
-
-def _tell(text: str) -> None:
-    """Print a line on stdout."""
-    _wipe_bar()
-    print(text, flush=True)
-
-
-def _show(outcome: Outcome) -> None:
-    """Print one line: results on stdout, failures on stderr."""
-    _wipe_bar()
-    if outcome.output is not None:
-        print(
-            f"{outcome.name} -> {outcome.output}  "
-            f"({outcome.audio_seconds:.1f} s of audio in {outcome.wall_seconds:.1f} s)",
-            flush=True,
-        )
-    else:
-        who = f" for {outcome.speaker}" if outcome.speaker else ""
-        text = " ".join(outcome.error.split()).removeprefix(f"{outcome.name}: ")
-        print(f"svc: failed: {outcome.name}{who}: {text}", file=sys.stderr)
-
-
-def _finish(outcomes: list[Outcome]) -> int:
-    """Print the summary of a batch and return the exit code."""
-    from svc.conversion.files import exit_code
-
-    failed = [outcome.name for outcome in outcomes if outcome.error]
-    if len(outcomes) > 1:
-        text = f"{len(outcomes) - len(failed)} of {len(outcomes)} done"
-        if failed:
-            text += f", {len(failed)} failed: {', '.join(dict.fromkeys(failed))}"
-        print(text, file=sys.stderr if failed else sys.stdout)
-    return exit_code(outcomes)

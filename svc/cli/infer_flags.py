@@ -52,8 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--output_dir", metavar="FOLDER", type=Path, default=OUTPUT_DIR, help=text)
     text = "name the result yourself; only for one song and one voice"
     flag("--output", metavar="FILE", type=Path, help=text)
-    text = "flac, wav, ogg or mp3 (default: flac)"
+    text = (
+        "flac, wav, ogg, mp3, opus, aiff, caf or w64, with ffmpeg m4a, mp4 or webm (default: flac)"
+    )
     flag("-wf", "--wav_format", metavar="FORMAT", default="flac", help=text)
+    text = "a folder stands for the files in its sub-folders, too, and results keep the sub-folders"
+    flag("--recursive", action="store_true", help=text)
+    text = "leave songs out whose result is there"
+    flag("--skip_existing", action="store_true", help=text)
+    _add_results(parser)
 
     flag = partial(add_argument, parser.add_argument_group("melody"))
     text = (
@@ -121,6 +128,42 @@ def _transposition(text: str) -> float | str:
         ) from None
 
 
+def _rate(text: str) -> int | str:
+    """Read the value of --rate."""
+    word = text.strip().lower()
+    try:
+        return word if word == "source" else int(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'"{text}" is neither a rate in Hz nor source') from None
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    flag = partial(add_argument, parser.add_argument_group("results"))
+    text = (
+        "mono; keep: the voice in every channel, as loud there as the singer was; mid-side: the voice "
+        "in the middle, the sides as they were (default: mono)"
+    )
+    flag("--channels", metavar="NAME", default="mono", help=text)
+    text = "16, 24 or 32f for floats, where the format has a choice (default: 16)"
+    flag("--bit_depth", metavar="BITS", help=text)
+    text = "sampling rate, or source for that of each song (default: the voice's)"
+    flag("--rate", metavar="HZ", type=_rate, help=text)
+    text = "do not copy title, artist and so on, and do not write what made the file"
+    flag("--no_tags", action="store_true", help=text)
+    text = "write no manifest, the .json beside each result that says how it was made"
+    flag("--no_manifest", action="store_true", help=text)
+    text = "print one line of JSON per result on stdout, and nothing else there"
+    flag("--json", action="store_true", help=text)
+    text = (
+        "folder in which units and pitch of songs are kept for the next run (default: $SVC_CACHE_DIR, "
+        "else svc/ in the system's folder of caches)"
+    )
+    flag("--cache_dir", metavar="FOLDER", type=Path, help=text)
+    text = "size of that folder; what was not used for the longest time goes (default: 2)"
+    flag("--cache_gb", metavar="GB", type=float, help=text)
+    flag("--no_cache", action="store_true", help="keep nothing, and look for nothing kept")
+
+
 def _add_timbre(parser: argparse.ArgumentParser) -> None:
     flag = partial(add_argument, parser.add_argument_group("timbre"))
     text = (
@@ -171,8 +214,16 @@ def _add_diffusion(parser: argparse.ArgumentParser) -> None:
     flag("--diffusion_method", metavar="NAME", help=text)
     text = "evaluations are fewer by this factor (default: as its config says)"
     flag("--diffusion_speedup", metavar="N", type=int, help=text)
-    text = "weights of the NSF-HiFiGAN vocoder, also of -eh (default: as its config says)"
-    flag("--vocoder", metavar="FILE", type=Path, help=text)
+    text = (
+        "of the diffusion model and its vocoder, fp32, bf16 or fp16 (GPU): bf16 is about three times as "
+        "fast where processor or GPU have it, and adds noise 45 dB below the voice (default: fp32)"
+    )
+    flag("--diffusion_precision", metavar="NAME", help=text)
+    text = (
+        "NSF-HiFiGAN vocoder, also of -eh: its weights, their folder, or the name of a folder under "
+        "pretrain/ (default: as the diffusion config says)"
+    )
+    flag("--vocoder", metavar="FILE|NAME", type=Path, help=text)
 
 
 def _add_enhancer(parser: argparse.ArgumentParser) -> None:

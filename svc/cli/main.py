@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import logging
 import os
@@ -90,6 +91,24 @@ def _one_line(text: str) -> str:
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in words)
 
 
+def _run(args: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """Run the chosen sub-command, in several processes where that is asked for."""
+    from svc.training.launching import is_follower, launch
+
+    if getattr(args, "gpus", None) is not None:
+        code = launch(args.gpus, args.device, arguments)
+        if code is not None:
+            return code
+    run = module_of(args.command).run
+    if not is_follower(os.environ):
+        return int(run(args))
+    # Of the processes of a run one speaks, and says how it ended.
+    _log_to_stderr(logging.ERROR)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        code = int(run(args))
+    return 0 if code > 128 else code
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -108,14 +127,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = next((word for word in arguments if word in COMMANDS), None)
     parser = build_parser(command)
     args = parser.parse_args(arguments)
+    args.words = arguments  # as they were typed, for what is written down of a run
     if args.command is None:
         parser.print_help()
         return 2
     _log_to_stderr(logging.INFO if args.verbose else logging.WARNING)
     try:
-        return int(module_of(args.command).run(args))
+        return _run(args, arguments)
     except SvcError as error:
-        print(f"svc: error: {_one_line(str(error))}", file=sys.stderr)
+        # Without a word where another process of the run has said it.
+        if str(error):
+            print(f"svc: error: {_one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("svc: interrupted", file=sys.stderr)

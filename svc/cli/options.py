@@ -49,6 +49,17 @@ def add_device(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_gpus(parser: argparse._ActionsContainer, what: str) -> None:
+    """Add ``--gpus``; `what` the processes do goes into its help."""
+    add_argument(
+        parser,
+        "--gpus",
+        metavar="N|all",
+        help=f"processes that {what}, each on a GPU of its own, or with --device cpu on the CPU "
+        "(default: 1); several machines: torchrun",
+    )
+
+
 def add_encoder_precision(parser: argparse._ActionsContainer) -> None:
     """Add ``--encoder_precision``."""
     add_argument(

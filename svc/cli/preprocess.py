@@ -10,6 +10,7 @@ from svc.cli.options import (
     add_argument,
     add_device,
     add_encoder_precision,
+    add_gpus,
     add_seed,
     f0_predictor,
     f0_predictor_help,
@@ -19,9 +20,11 @@ from svc.cli.report import count, left_out
 
 if TYPE_CHECKING:
     from svc.dataset.preprocess import PreprocessOptions, PreprocessReport
+    from svc.training.ranks import Ranks
 
 NAME = "preprocess"
 HELP = "file lists, configs and features of a dataset"
+_PATIENCE = 86400  # seconds that processes wait for the one with the longest clips
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,10 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_argument(
         parser,
         "--stage",
-        choices=("all", "config", "features"),
+        choices=("all", "config", "features", "pack"),
         default="all",
         help="config: check the clips, write file lists, config.json and diffusion.yaml; features: "
-        "compute what is absent or out of date for the config there is (default: all)",
+        "compute what is absent or out of date for the config there is, and pack; pack: put "
+        "recordings and features, also those of so-vits-svc 4.1, into one file (default: all)",
     )
     add_argument(
         parser,
@@ -113,6 +117,7 @@ def _add_config_arguments(group: argparse._ArgumentGroup) -> None:
 
 def _add_feature_arguments(group: argparse._ArgumentGroup) -> None:
     add_device(group)
+    add_gpus(group, "share the clips")
     add_argument(
         group,
         "--f0_predictor",
@@ -170,10 +175,24 @@ def _add_feature_arguments(group: argparse._ArgumentGroup) -> None:
         help="write .spec.pt too, for training with the original program; svc train computes "
         "spectrograms anew, which is faster than reading 3.5 MB per 10 s of audio from a disk",
     )
+    add_argument(
+        group,
+        "--no_pack",
+        action="store_true",
+        help="do not write features.pack beside the folders of the voices, the one file that "
+        "training reads instead of thousands; it is as large as all of them",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Prepare the data set; returns 0, or 1 when a clip could not be used."""
+    from svc.training.ranks import Ranks
+
+    with Ranks.from_environment(patience=_PATIENCE) as ranks:
+        return _run(args, ranks)
+
+
+def _run(args: argparse.Namespace, ranks: Ranks) -> int:
     from svc.dataset.configs import ConfigOptions
     from svc.dataset.preprocess import PreprocessOptions, preprocess
 
@@ -196,15 +215,22 @@ def run(args: argparse.Namespace) -> int:
         f0_min=args.f0_min,
         f0_max=args.f0_max,
         overwrite_f0=args.overwrite_f0,
-        device=args.device,
+        device=ranks.device(args.device),
         encoder_precision=args.encoder_precision,
         encoder_batch=args.encoder_batch,
         jobs=args.num_processes,
         use_diff=args.use_diff,
         spec_cache=args.spec_cache,
+        pack=not args.no_pack,
     )
-    with progress_bar("check") as checking, progress_bar("features") as extracting:
-        report = preprocess(options, extracting, check_progress=checking)
+    with (
+        progress_bar("check") as checking,
+        progress_bar("features") as extracting,
+        progress_bar("pack") as packing,
+    ):
+        report = preprocess(
+            options, extracting, check_progress=checking, pack_progress=packing, processes=ranks
+        )
     _print_report(report, options)
     return 1 if report.left_out else 0
 
@@ -219,13 +245,18 @@ def _print_report(report: PreprocessReport, options: PreprocessOptions) -> None:
             f"{name} (id {speaker.speaker_id}): {speaker.train} training and "
             f"{speaker.validation} validation clips, {speaker.seconds / 60:.1f} min"
         )
-    if options.stage != "features":
+    if options.stage in ("all", "config"):
         lists = options.configs
         print(
             f"wrote {lists.train_list}, {lists.val_list}, {lists.config_path}, "
             f"{lists.diffusion_path}"
         )
-    if options.stage != "config":
+    if options.stage in ("all", "features"):
         print(f"features: {count(report.computed, 'clip')} computed, {report.fresh} up to date")
+    pack = report.pack
+    if pack is not None:
+        changes = f"{pack.added} added, {pack.removed} removed" if pack.written else "up to date"
+        held = f"{count(pack.added + pack.kept, 'clip')}, {pack.size / 1e6:.0f} MB"
+        print(f"pack: {pack.path}: {held}; {changes}")
     if report.left_out:
         print(f"{count(len(report.left_out), 'clip')} left out")

@@ -5,12 +5,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from svc.cli.options import add_argument, add_device, add_seed
-from svc.cli.training_flags import add_limits, add_threads, add_values, summary
+from svc.cli.options import add_argument, add_device, add_gpus, add_seed
+from svc.cli.training_flags import (
+    add_limits,
+    add_max_bad_steps,
+    add_threads,
+    add_values,
+    batch_size,
+    summary,
+)
 
 NAME = "train"
 HELP = "train a voice"
-_EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
+_EXIT_CODES = {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,18 +32,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "G_0.pth, D_0.pth",
     )  # fmt: skip
     add_device(parser)
+    add_gpus(parser, "train together, --batch_size clips each")
     add_threads(parser, "; 1 suits the quick template")
     add_limits(parser)
     values = add_values(
         parser,
         (
-            ("--batch_size", int, "clips per step"),
+            ("--batch_size", batch_size, "clips per step; auto: found out"),
             ("--learning_rate", float, "of both nets"),
             ("--log_interval", int, "steps between log lines"),
             ("--eval_interval", int, "steps between evaluations, each with a checkpoint"),
+            ("--keep", int, "newest checkpoints to keep; 0 keeps all"),
         ),
     )
+    add_max_bad_steps(values, None)
     add_seed(values, None)
+    add_argument(
+        values, "--no_ema", action="store_true",
+        help="keep no average of the weights: validations and G_best.pth are of the plain ones",
+    )  # fmt: skip
     start = parser.add_argument_group("where to begin")
     add_argument(
         start, "--resume", default="auto", metavar="auto|never|PATH",
@@ -73,13 +87,22 @@ def run(args: argparse.Namespace) -> int:
         log_interval=args.log_interval,
         eval_interval=args.eval_interval,
         batch_size=args.batch_size,
+        max_bad_steps=args.max_bad_steps,
         learning_rate=args.learning_rate,
+        keep=args.keep,
+        patience=args.patience,
+        ema=not args.no_ema,
         force=args.force,
         run_root=args.run_root,
     )
-    with progress_bar("train") as progress:
+    with progress_bar("train", rate=False) as progress:
         result = train(options, progress=progress)
     print(summary(result))
+    if result.trouble is not None:
+        print(result.trouble)
     if result.generator is not None:
         print(f"newest checkpoint: {result.generator}")
+    if result.best is not None and result.record is not None:
+        record = result.record
+        print(f"best on held-out clips: {result.best} (step {record.step}, mel {record.score:.4g})")
     return _EXIT_CODES.get(result.reason, 0)

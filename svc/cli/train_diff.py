@@ -5,12 +5,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from svc.cli.options import add_argument, add_device, add_seed
-from svc.cli.training_flags import add_limits, add_threads, add_values, summary
+from svc.cli.options import add_argument, add_device, add_gpus, add_seed
+from svc.cli.training_flags import (
+    add_limits,
+    add_max_bad_steps,
+    add_threads,
+    add_values,
+    batch_size,
+    summary,
+)
 
 NAME = "train-diff"
 HELP = "train a diffusion model"
-_EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
+_EXIT_CODES = {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "env.expdir)",
     )  # fmt: skip
     add_device(parser)
+    add_gpus(parser, "train together, --batch_size clips each")
     add_threads(parser)
     add_argument(
         parser, "--num_workers", type=int, metavar="N",
@@ -34,12 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     values = add_values(
         parser,
         (
-            ("--batch_size", int, "clips per step"),
+            ("--batch_size", batch_size, "clips per step; auto: found out"),
             ("--learning_rate", float, "before it decays"),
             ("--log_interval", int, "steps between log lines"),
             ("--eval_interval", int, "steps between validations, each with a save"),
         ),
     )
+    add_max_bad_steps(values, 10)
     add_seed(values, 1234)
     saves = parser.add_argument_group("saves and validations")
     add_argument(
@@ -72,20 +81,24 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
         max_steps=args.max_steps,
         max_minutes=args.max_minutes,
+        patience=args.patience,
         epochs=args.epochs,
         seed=args.seed,
         resume=args.resume,
         num_workers=args.num_workers,
         batch_size=args.batch_size,
+        max_bad_steps=args.max_bad_steps,
         learning_rate=args.learning_rate,
         log_interval=args.log_interval,
         eval_interval=args.eval_interval,
         keep=args.keep,
         val_samples=args.val_samples,
     )
-    with progress_bar("load") as loading, progress_bar("train-diff") as progress:
+    with progress_bar("load") as loading, progress_bar("train-diff", rate=False) as progress:
         result = train(options, progress=progress, loading=loading)
     print(summary(result, "; "))
+    if result.trouble is not None:
+        print(result.trouble)
     if result.model is not None:
         print(f"newest model: {result.model}")
     if result.best is not None:

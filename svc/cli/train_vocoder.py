@@ -5,12 +5,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from svc.cli.options import add_argument, add_device, add_seed
-from svc.cli.training_flags import add_limits, add_threads, add_values, summary
+from svc.cli.options import add_argument, add_device, add_gpus, add_seed
+from svc.cli.training_flags import (
+    add_limits,
+    add_max_bad_steps,
+    add_threads,
+    add_values,
+    batch_size,
+    summary,
+)
 
 NAME = "train-vocoder"
 HELP = "train or fine-tune the vocoder of diffusion voices"
-_EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
+_EXIT_CODES = {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--base, else configs/template_vocoder.json)",
     )  # fmt: skip
     add_device(parser)
+    add_gpus(parser, "train together, --batch_size crops each")
     add_argument(
         parser, "--precision", choices=("fp32", "bf16", "fp16"),  # svc.devices.PRECISIONS
         help="of the nets; fp16 needs a CUDA device (default: the config's)",
@@ -48,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     values = add_values(
         parser,
         (
-            ("--batch_size", int, "crops per step"),
+            ("--batch_size", batch_size, "crops per step; auto: found out"),
             ("--segment_frames", int, "frames of a crop"),
             ("--lr", float, "learning rate of both nets"),
             ("--log_interval", int, "steps between log lines"),
@@ -60,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             ("--keep", int, "newest checkpoints to keep; 0 keeps all"),
         ),
     )
+    add_max_bad_steps(values, None)
     add_seed(values, None)
     start = parser.add_argument_group("where to begin")
     add_argument(
@@ -92,19 +101,23 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
         max_steps=args.max_steps,
         max_minutes=args.max_minutes,
+        patience=args.patience,
         epochs=args.epochs,
         seed=args.seed,
         resume=args.resume,
         log_interval=args.log_interval,
         eval_interval=args.eval_interval,
         batch_size=args.batch_size,
+        max_bad_steps=args.max_bad_steps,
         segment_frames=args.segment_frames,
         learning_rate=args.lr,
         keep=args.keep,
     )
-    with progress_bar("train-vocoder") as progress:
+    with progress_bar("train-vocoder", rate=False) as progress:
         result = train_vocoder(options, progress=progress)
     print(summary(result))
+    if result.trouble is not None:
+        print(result.trouble)
     if result.generator is not None:
         print(f"newest checkpoint: {result.generator}")
     if result.exported is not None:

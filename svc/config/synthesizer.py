@@ -68,11 +68,22 @@ class TrainConfig:
     crop_frames: int = extension(
         0
     )  # frames of the random crop of a clip; 0 = the original's 790 of 800
+    max_bad_steps: int = extension(10)  # skipped in a row before a run goes back to its checkpoint
+    ema_decay: float = extension(0.999)  # of the averaged weights that are heard; 0 = no average
+    val_clips: int = extension(8)  # held-out clips that every evaluation sings
 
     def __post_init__(self) -> None:
-        for name in ("segment_size", "log_interval", "eval_interval", "batch_size", "epochs"):
+        whole = (
+            "segment_size", "log_interval", "eval_interval", "batch_size", "epochs", "val_clips",
+            "max_bad_steps",
+        )  # fmt: skip
+        for name in whole:
             if getattr(self, name) < 1:
                 raise ConfigError(f'"train.{name}" must be at least 1, found {getattr(self, name)}')
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(
+                f'"train.ema_decay" must be at least 0 and below 1, found {self.ema_decay}'
+            )
         if self.learning_rate <= 0:
             raise ConfigError(f'"train.learning_rate" must be above 0, found {self.learning_rate}')
         if len(self.betas) != 2:

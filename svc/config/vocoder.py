@@ -35,6 +35,7 @@ class VocoderConfig:
     fmin: float  # Hz
     fmax: float | None  # Hz; null = half the sampling rate
     mini_nsf: bool = False  # only the fundamental is synthesised (PC-NSF-HiFiGAN)
+    snake: bool = False  # Snake activations, as a voice's "nsf-snake-hifigan" (a key of this project)
 
     def __post_init__(self) -> None:
         whole = (
@@ -56,6 +57,8 @@ class VocoderConfig:
                 f'"upsample_rates" {list(self.upsample_rates)} multiply to '
                 f'{math.prod(self.upsample_rates)}, "hop_size" is {self.hop_size}'
             )
+        if self.mini_nsf and self.snake:
+            raise ConfigError('"mini_nsf" and "snake" are both true: there is no such vocoder')
         if self.win_size > self.n_fft:
             raise ConfigError(f'"win_size" {self.win_size} is longer than "n_fft" {self.n_fft}')
         if not 0 <= self.fmin < self.highest <= self.sampling_rate / 2:

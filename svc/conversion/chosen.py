@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from svc.conversion.companions import diffusion_ranges
 from svc.conversion.key import unknown_range
 from svc.conversion.names import find_model
 from svc.conversion.options import DiffusionChoice, check_backend
@@ -26,6 +27,8 @@ class ChosenVoice:
         grid: where the frames of a song's pitch curve lie.
         home: the file or folder beside which clusters, index and ranges are looked for.
         own_ranges: ranges that came with the config; None = they are with the model.
+        encoder: id of its speech encoder; "" where it is part of an exported voice.
+        encoder_path: where the config says its weights are.
     """
 
     model: Path | None
@@ -34,10 +37,14 @@ class ChosenVoice:
     grid: FrameGrid
     home: Path
     own_ranges: Mapping[str, VoiceRange] | None = None
+    encoder: str = ""
+    encoder_path: str | None = None
 
     def require_ranges(self, speakers: Sequence[str]) -> None:
         """Make sure that the ranges of voices are known. Raises ConfigError, SvcError."""
-        ranges = find_ranges(self.home) if self.own_ranges is None else self.own_ranges
+        ranges = self.own_ranges
+        if ranges is None:
+            ranges = (find_ranges if self.model is not None else diffusion_ranges)(self.home)
         for speaker in speakers:
             if speaker not in ranges:
                 raise unknown_range(speaker, self.home.parent)
@@ -72,7 +79,11 @@ def choose_voice(
     model, path = find_model(model_path, config_path)
     config = load_config(path)
     grid = FrameGrid(config.data.sampling_rate, config.data.hop_length)
-    return ChosenVoice(model, path, config.spk, grid, model)
+    net = config.model
+    return ChosenVoice(
+        model, path, config.spk, grid, model,
+        encoder=net.speech_encoder, encoder_path=net.encoder_path,
+    )  # fmt: skip
 
 
 def _diffusion(choice: DiffusionChoice, backend: str) -> ChosenVoice:
@@ -82,7 +93,7 @@ def _diffusion(choice: DiffusionChoice, backend: str) -> ChosenVoice:
         raise ConfigError("-od/--only_diffusion and --backend onnx: use --backend torch")
     config = load_diffusion_config(choice.config_path)
     grid = FrameGrid(config.data.sampling_rate, config.data.block_size)
-    return ChosenVoice(None, None, config.spk, grid, choice.model)
+    return ChosenVoice(None, None, config.spk, grid, choice.model, encoder=config.data.encoder)
 
 
 def _exported(model_path: str | Path | None, config_path: str | Path | None) -> ChosenVoice:

@@ -12,6 +12,8 @@ from pathlib import Path
 from svc.conversion.mix_files import parse_mix
 from svc.conversion.speaker_mix import SpeakerMix
 from svc.errors import ConfigError, MissingFileError
+from svc.f0.range_files import RANGE_FILE, find_ranges, read_ranges
+from svc.f0.voice_range import VoiceRange
 
 MIX_FILES = ("spkmix.json", "spkmix.csv", "spkmix.py")
 _INDEX_NAMES = ("feature_index", "feature_and_index.pkl")
@@ -91,6 +93,29 @@ def find_diffusion(model: Path | None, config: Path | None, folder: Path) -> tup
             f"the config {config} of the diffusion model is not there; name it with -dc"
         )
     return model, config
+
+
+def diffusion_ranges(model: Path) -> dict[str, VoiceRange]:
+    """Find the ranges of the voices of a diffusion model that sings alone.
+
+    Its own run does not note them; that of the voice does, and ``svc voice-range`` writes to the same
+    place: logs/44k/voice_range.json for the model in logs/44k/diffusion/ or in its best/.
+
+    Args:
+        model: the checkpoint.
+
+    Returns:
+        Speaker -> range: of the checkpoint, of a side-car beside it, or of one in the two folders above.
+
+    Raises:
+        MissingFileError: no such checkpoint.
+        CheckpointError: it cannot be read.
+        ConfigError: a side-car is damaged.
+    """
+    ranges: dict[str, VoiceRange] = {}
+    for folder in model.absolute().parents[2:0:-1]:
+        ranges |= read_ranges(folder / RANGE_FILE)
+    return ranges | find_ranges(model)
 
 
 def find_mix(given: str | None, speakers: Mapping[str, int]) -> SpeakerMix:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from svc.audio.pitch import F0Track
-from svc.conversion.files import Job, Outcome
+from svc.conversion.jobs import Job, Outcome
 from svc.errors import ConfigError, MissingFileError, SvcError
 from svc.f0.curve import FrameGrid, find_curve, read_curve
 from svc.f0.extract import frames_of_file
@@ -43,17 +43,19 @@ def attach_curves(
             f"--f0 {curves} is one curve and there are {len(songs)} songs; give a folder with a "
             "curve for each, named after it"
         )
-    tracks: dict[Path, F0Track] = {}
+    tracks: dict[Path, tuple[F0Track, Path]] = {}  # of a song, and the curve's file
     failures: list[Outcome] = []
     for song in songs:
         try:
             path = find_curve(curves, song.path.name) if folder else curves
-            tracks[song.path] = read_curve(path, grid, frames_of_file(song.path, grid))
+            tracks[song.path] = read_curve(path, grid, frames_of_file(song.path, grid)), path
         except SvcError as error:
             if not folder:
                 raise
             failures.append(Outcome(song.name, error=str(error)))
     found = [
-        replace(job, curve=tracks[job.source.path]) for job in jobs if job.source.path in tracks
+        replace(job, curve=tracks[job.source.path][0], curve_file=tracks[job.source.path][1])
+        for job in jobs
+        if job.source.path in tracks
     ]
     return found, failures

@@ -12,6 +12,7 @@ import torch
 from svc.audio.pitch import F0Track
 from svc.config import load_diffusion_config
 from svc.conversion.chunks import FloatArray
+from svc.conversion.companions import diffusion_ranges
 from svc.conversion.listening import (
     HearingFacts,
     Listener,
@@ -151,4 +152,4 @@ def load_diffusion_voice(diffusion: DiffusionChoice, choice: HearingChoice) -> D
         choice.compat,
         load_timbre(facts, choice, device),
     )
-    return DiffusionVoice(listener, refiner, known_ranges(diffusion.model))
+    return DiffusionVoice(listener, refiner, known_ranges(diffusion.model, diffusion_ranges))

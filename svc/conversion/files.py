@@ -1,4 +1,4 @@
-"""Many files, many voices: every name times every speaker; a bad file does not stop the others."""
+"""Doing the jobs: songs in files become results in files; a bad file does not stop the others."""
 
 from __future__ import annotations
 
@@ -6,165 +6,20 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 from svc.atomic import make_folder, output_error
-from svc.audio.io import read_audio, write_audio
-from svc.audio.pitch import F0Track
+from svc.audio.io import read_audio, read_tags
+from svc.conversion.channels import check_channels, lost_in_mono, mix_down
 from svc.conversion.converter import Converter
-from svc.conversion.names import OUTPUT_DIR, RAW_DIR, Source, find_sources, result_name
-from svc.conversion.options import InferOptions, with_transposition
-from svc.conversion.speaker_mix import SpeakerMix
-from svc.errors import ConfigError, OutputError, SvcError
+from svc.conversion.jobs import Job, Outcome, skipped
+from svc.conversion.manifest import RunFacts
+from svc.conversion.results import ResultOptions, shape_result
+from svc.errors import OutputError, SvcError
 from svc.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One file for one voice."""
-
-    source: Source
-    speaker: str
-    options: InferOptions
-    output: Path
-    curve: F0Track | None = None  # sung instead of what the predictor hears
-    mix: SpeakerMix | None = None  # who sings instead of `speaker`
-    # name of the output for a transposition that is chosen only when the song has been heard
-    rename: Callable[[InferOptions], str] | None = None
-
-    def target(self, options: InferOptions) -> Path:
-        """Return the output for the options that are sung."""
-        return self.output if self.rename is None else self.output.with_name(self.rename(options))
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one job, or of one name behind which there was no file.
-
-    Attributes:
-        name: the input, as it is shown to the user.
-        speaker: the voice; "" when no job could be made.
-        output: the file written; None = failed.
-        error: why it failed; "" = it did not.
-        audio_seconds: length of the input.
-        wall_seconds: time it took.
-    """
-
-    name: str
-    speaker: str = ""
-    output: Path | None = None
-    error: str = ""
-    audio_seconds: float = 0.0
-    wall_seconds: float = 0.0
-
-
-def spread(transposes: Sequence[float | str], count: int) -> list[float | str]:
-    """Give every name its transposition: missing ones take the first value, as in so-vits-svc 4.1
-    (spec_core 8.7).
-
-    Raises:
-        ConfigError: more transpositions than names.
-    """
-    if len(transposes) > count:
-        raise ConfigError(
-            f"-t/--trans has {len(transposes)} values for {count} names of -n; give one per name, "
-            "or one for all"
-        )
-    first = transposes[0] if transposes else 0.0
-    return [*transposes, *[first] * (count - len(transposes))]
-
-
-def plan_jobs(
-    names: Sequence[str],
-    speakers: Sequence[str],
-    options: InferOptions,
-    *,
-    f0_name: str,
-    transposes: Sequence[float | str] = (0.0,),
-    suffix: str = "flac",
-    raw_dir: Path = RAW_DIR,
-    output_dir: Path = OUTPUT_DIR,
-    output: Path | None = None,
-) -> tuple[list[Job], list[Outcome]]:
-    """List what is to be done.
-
-    Args:
-        names: names under `raw_dir`, paths of files, or folders.
-        speakers: names of voices.
-        options: settings; the transposition is taken from `transposes`.
-        f0_name: name of the F0 predictor, for the results' names.
-        transposes: semitones, "auto" or "auto-octave" per name; missing ones take the first value.
-        suffix: output format without a dot.
-        raw_dir: where names are looked up first.
-        output_dir: folder of the results.
-        output: the result itself, with a suffix; only for one file and one voice.
-
-    Returns:
-        ``(jobs, failures)``: jobs in the order of names and speakers, and the names that stand for
-        no file.
-
-    Raises:
-        ConfigError: more transpositions than names; `output` with several jobs, or `output` is the
-            input.
-    """
-    jobs: list[Job] = []
-    failures: list[Outcome] = []
-    used: set[str] = set()
-    open_key = any(isinstance(value, str) for value in transposes)
-    for name, value in zip(names, spread(transposes, len(names))):
-        try:
-            sources = find_sources(name, raw_dir)
-        except SvcError as error:
-            failures.append(Outcome(name, error=str(error)))
-            continue
-        chosen = with_transposition(options, value)
-        for source in sources:
-            for speaker in speakers:
-                copy = 1
-                while True:
-                    target = result_name(source.name, speaker, chosen, f0_name, suffix, copy=copy)
-                    # Two songs whose names differ in their keys alone may get the same key.
-                    known = replace(chosen, transpose=0.0) if open_key else chosen
-                    place = result_name(source.name, speaker, known, f0_name, suffix, copy=copy)
-                    # Case-insensitive file systems would let "A.wav" overwrite "a.wav".
-                    if place.casefold() not in used:
-                        break
-                    copy += 1
-                used.add(place.casefold())
-                job = Job(source, speaker, chosen, output_dir / target)
-                if chosen.fit_to_voice != "no":
-                    job = replace(
-                        job,
-                        rename=partial(
-                            _name, source.name, speaker, f0_name=f0_name, suffix=suffix, copy=copy
-                        ),
-                    )
-                jobs.append(job)
-    if output is not None and jobs:
-        if len(jobs) + len(failures) > 1:
-            raise ConfigError(
-                f"--output names one file, but there are {len(jobs) + len(failures)} results to "
-                "write; use --output_dir FOLDER"
-            )
-        if output.resolve() == jobs[0].source.path.resolve():
-            raise ConfigError(f"--output {output} is the input itself; choose another name")
-        jobs = [replace(jobs[0], output=output, rename=None)]
-    return jobs, failures
-
-
-def _name(
-    source: str, speaker: str, options: InferOptions, *, f0_name: str, suffix: str, copy: int
-) -> str:
-    return result_name(source, speaker, options, f0_name, suffix, copy=copy)
-
-
-def with_mix(jobs: Sequence[Job], mix: SpeakerMix) -> list[Job]:
-    """Let a mix of speakers sing the jobs."""
-    return [replace(job, mix=mix) for job in jobs]
 
 
 def check_writable(folder: Path) -> None:
@@ -186,6 +41,9 @@ def convert_files(
     converter: Converter,
     jobs: Sequence[Job],
     *,
+    results: ResultOptions | None = None,
+    run: RunFacts | None = None,
+    skip_existing: bool = False,
     progress: Progress | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
     on_key: Callable[[str], None] | None = None,
@@ -198,6 +56,9 @@ def convert_files(
     Args:
         converter: the models, loaded once.
         jobs: what to do.
+        results: what the results are written as; None = the defaults.
+        run: facts for the manifests beside the results; None = write none.
+        skip_existing: leave results alone that are there.
         progress: called as ``(percent done, 100 * jobs, name)``.
         on_outcome: called after each job.
         on_key: called with a line about each transposition that was chosen, before it is sung.
@@ -206,10 +67,11 @@ def convert_files(
         One outcome per job, in order.
     """
     report = progress or silent
+    work = _Work(converter, results or ResultOptions(), run, skip_existing, on_key)
     outcomes: list[Outcome] = []
     stop = ""
     for index, job in enumerate(jobs):
-        name = job.source.name
+        name = job.source.shown
 
         def share(
             done: int, total: int, what: str, first: int = 100 * index, name: str = name
@@ -217,21 +79,24 @@ def convert_files(
             del what
             report(first + 100 * done // max(total, 1), 100 * len(jobs), name)
 
+        error_text = ""
+        outcome = None
         if stop:
-            outcome = Outcome(name, job.speaker, error=f"not tried: {stop}")
+            error_text = f"not tried: {stop}"
         else:
             try:
-                outcome = _convert_file(converter, job, share, on_key)
+                outcome = work.convert(job, share)
             except OutputError as error:
-                outcome = Outcome(name, job.speaker, error=str(error))
+                error_text = str(error)
                 stop = "the result before it could not be written"
             except SvcError as error:
-                outcome = Outcome(name, job.speaker, error=str(error))
+                error_text = str(error)
             except Exception as error:
                 # A fault of ours: tell, keep the traceback, and save the rest of the batch.
                 logger.error("%s: unexpected error", job.source.path, exc_info=True)
-                text = f"unexpected {type(error).__name__}: {error} (please report it)"
-                outcome = Outcome(name, job.speaker, error=text)
+                error_text = f"unexpected {type(error).__name__}: {error} (please report it)"
+        if outcome is None:
+            outcome = Outcome(name, job.speaker, error=error_text, source=job.source.path)
         share(1, 1, "")
         outcomes.append(outcome)
         if on_outcome is not None:
@@ -239,32 +104,105 @@ def convert_files(
     return outcomes
 
 
-def _convert_file(
-    converter: Converter, job: Job, progress: Progress, on_key: Callable[[str], None] | None
-) -> Outcome:
-    start = time.perf_counter()
-    wav, sr = read_audio(job.source.path)
-    singer = job.speaker if job.mix is None else job.mix
-    key = converter.fit_key(wav, sr, singer, job.options, f0=job.curve)
-    if key.chosen and on_key is not None:
-        on_key(f"{job.source.name} for {job.speaker}: {key.chosen}")
-    if key.warning:
-        logger.warning("%s: %s", job.source.name, key.warning)
-    converted = converter.convert(wav, sr, singer, key.options, f0=job.curve, progress=progress)
-    output = job.target(key.options)
-    write_audio(output, converted, converter.sampling_rate)
-    return Outcome(
-        job.source.name,
-        job.speaker,
-        output,
-        audio_seconds=wav.size / sr,
-        wall_seconds=time.perf_counter() - start,
-    )
+@dataclass(frozen=True)
+class _Work:
+    """Takes one job from file to file; see `convert_files`."""
+
+    converter: Converter
+    results: ResultOptions
+    run: RunFacts | None
+    skip_existing: bool
+    on_key: Callable[[str], None] | None
+
+    def convert(self, job: Job, progress: Progress) -> Outcome:
+        clock = _Clock()
+        before = (0, 0) if self.run is None else self.run.features_asked()
+        name, path = job.source.shown, job.source.path
+        channels, sr = read_audio(path, mono=False)
+        tags = read_tags(path) if self.results.tags else {}
+        wav = mix_down(channels)
+        voice_sr = self.converter.sampling_rate
+        check_channels(len(channels), self.results.channels)
+        self.results.check(job.output, voice_sr, sr, len(channels))
+        lost = lost_in_mono(channels)
+        if lost is not None:
+            logger.warning(
+                "%s: its channels cancel each other, the voice hears %.0f dB", name, lost
+            )
+        clock.mark("read")
+        singer = job.speaker if job.mix is None else job.mix
+        key = self.converter.fit_key(wav, sr, singer, job.options, f0=job.curve)
+        if key.chosen and self.on_key is not None:
+            self.on_key(f"{name} for {job.speaker}: {key.chosen}")
+        if key.warning:
+            logger.warning("%s: %s", name, key.warning)
+        output = job.target(key.options)
+        if self.skip_existing and output.is_file():
+            return skipped(job, output)
+        clock.mark("choose_key")
+        converted = self.converter.convert(
+            wav, sr, singer, key.options, f0=job.curve, progress=progress
+        )
+        clock.mark("convert")
+        rate = self.results.rate_of(output, voice_sr, sr)
+        made = shape_result(converted, voice_sr, rate, channels, sr, self.results.channels)
+        self.results.write(output, made, rate, tags)
+        clock.mark("write")
+        seconds = channels.shape[1] / sr
+        manifest = None
+        if self.run is not None:
+            after = self.run.features_asked()
+            facts = {
+                "speaker": job.speaker if job.mix is None else job.mix.what,
+                "options": key.options,
+                "output": self.results,
+                "source": {"seconds": seconds, "sampling_rate": sr, "channels": len(channels)},
+                "result": {
+                    "seconds": made.shape[1] / rate,
+                    "sampling_rate": rate,
+                    "channels": len(made),
+                },
+                "timings": {
+                    **clock.marks,
+                    "total": clock.total,
+                    "real_time_factor": clock.total / seconds,
+                    "features_cached": after[0] - before[0],
+                    "features_computed": after[1] - before[1],
+                },
+            }
+            manifest = self.run.write(output, facts, _files_of(job))
+        return Outcome(
+            name,
+            job.speaker,
+            output,
+            audio_seconds=seconds,
+            wall_seconds=clock.total,
+            source=path,
+            manifest=manifest,
+        )
 
 
-def exit_code(outcomes: Sequence[Outcome]) -> int:
-    """0 = all done, 1 = some failed, 2 = nothing was done."""
-    failed = sum(bool(outcome.error) for outcome in outcomes)
-    if failed == 0 and outcomes:
-        return 0
-    return 1 if failed < len(outcomes) else 2
+class _Clock:
+    """Seconds of the parts of a job."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self.marks: dict[str, float] = {}
+
+    def mark(self, part: str) -> None:
+        now = time.perf_counter()
+        self.marks[part], self._last = now - self._last, now
+
+    @property
+    def total(self) -> float:
+        return time.perf_counter() - self._start
+
+
+def _files_of(job: Job) -> dict[str, list[Path]]:
+    """Files that are read for this job alone."""
+    found = {"source": [job.source.path]}
+    if job.curve_file is not None:
+        found["curve"] = [job.curve_file]
+    if job.mix is not None and Path(job.mix.what).is_file():
+        found["mix"] = [Path(job.mix.what)]
+    return found

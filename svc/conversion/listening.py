@@ -18,6 +18,7 @@ from svc.config import check_encoder_width, encoder_paths
 from svc.conversion.chunks import FloatArray
 from svc.conversion.options import HearingChoice, InferOptions
 from svc.conversion.speakers import find_speaker
+from svc.conversion.weights_used import encoder_files, predictor_files
 from svc.errors import ConfigError
 from svc.f0 import F0Predictor, build_f0_predictor
 from svc.f0.remember import RememberingPredictor
@@ -200,6 +201,9 @@ def load_predictor(
         pretrain_dir=Path(choice.pretrain_dir),
         compat=choice.compat,
     )
+    if choice.cache is not None:
+        files = predictor_files(predictor.name, Path(choice.pretrain_dir))
+        predictor = choice.cache.predictor(predictor, files, device)
     return RememberingPredictor(predictor)
 
 
@@ -225,10 +229,16 @@ def load_encoder(
     facts: HearingFacts, choice: HearingChoice, device: torch.device, own: Mapping[str, Path]
 ) -> SpeechEncoder:
     """Load the speech encoder from the files of `HearingFacts.check`. Raises SvcError."""
-    return build_speech_encoder(
+    files = encoder_files(facts.encoder, own, Path(choice.pretrain_dir)) if choice.cache else []
+    if choice.cache is not None:
+        choice.cache.expect(files)
+    encoder = build_speech_encoder(
         facts.encoder,
         device=device,
         path=own,
         pretrain_dir=Path(choice.pretrain_dir),
         precision=choice.encoder_precision,
     )
+    if choice.cache is None:
+        return encoder
+    return choice.cache.encoder(encoder, files, choice.encoder_precision)

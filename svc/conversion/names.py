@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from svc.audio.formats import OUTPUT_SUFFIXES
 from svc.audio.io import AUDIO_SUFFIXES, list_audio
 from svc.conversion.options import InferOptions
 from svc.errors import AudioError, ConfigError, MissingFileError
@@ -15,7 +16,7 @@ from svc.errors import AudioError, ConfigError, MissingFileError
 RUN_DIR = Path("logs/44k")
 RAW_DIR = Path("raw")
 OUTPUT_DIR = Path("results")
-WAV_FORMATS = ("flac", "wav", "ogg", "mp3")
+WAV_FORMATS = tuple(suffix.removeprefix(".") for suffix in OUTPUT_SUFFIXES)
 
 MAX_NAME_BYTES = 200  # file systems allow 255; the temporary file beside the result needs some
 _FORBIDDEN = re.compile(r"[/\\\x00-\x1f\x7f]+")
@@ -28,13 +29,26 @@ class Source:
     Attributes:
         name: what results are named after.
         path: where it is.
+        folder: sub-folder of the results' folder that it goes to.
     """
 
     name: str
     path: Path
+    folder: Path = Path()
+
+    @property
+    def shown(self) -> str:
+        """What the user is told: the name, with the sub-folder where there is one."""
+        return str(self.folder / self.name)
 
 
-def find_sources(name: str, raw_dir: Path = RAW_DIR) -> list[Source]:
+def find_sources(
+    name: str,
+    raw_dir: Path = RAW_DIR,
+    *,
+    recursive: bool = False,
+    leave_out: Path | None = None,
+) -> list[Source]:
     """Find the files behind one name of `-n`.
 
     A name is looked up under `raw_dir` first, as in so-vits-svc 4.1 (spec_core 8.7), then as a path
@@ -44,6 +58,8 @@ def find_sources(name: str, raw_dir: Path = RAW_DIR) -> list[Source]:
     Args:
         name: a name or path.
         raw_dir: the folder of songs.
+        recursive: a folder stands for the files in its sub-folders, too; results keep the sub-folders.
+        leave_out: a folder whose files are no songs: that of the results, which may lie inside.
 
     Returns:
         One source, or all those of a folder, sorted.
@@ -65,16 +81,24 @@ def find_sources(name: str, raw_dir: Path = RAW_DIR) -> list[Source]:
     for parent in (raw_dir, Path()):
         folder = parent / name
         if _is_folder(folder):
-            paths = list_audio(folder)
-            if not paths:
-                raise AudioError(
-                    f"the folder {folder} holds no audio files; known suffixes: "
-                    f"{' '.join(sorted(AUDIO_SUFFIXES))}"
-                )
-            return [Source(path.name, path) for path in paths]
+            return _sources_in(folder, recursive=recursive, leave_out=leave_out)
     near = difflib.get_close_matches(name, _names_in(raw_dir), n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise MissingFileError(f"no audio file {name}: it is neither in {raw_dir}/ nor a path{hint}")
+
+
+def _sources_in(folder: Path, *, recursive: bool, leave_out: Path | None) -> list[Source]:
+    paths = list_audio(folder, recursive=recursive)
+    if recursive and leave_out is not None and leave_out.resolve() != folder.resolve():
+        results = leave_out.resolve()
+        paths = [path for path in paths if results not in path.resolve().parents]
+    if not paths:
+        deeper = "" if recursive else "; --recursive looks into its sub-folders, too"
+        raise AudioError(
+            f"the folder {folder} holds no audio files{deeper}; known suffixes: "
+            f"{' '.join(sorted(AUDIO_SUFFIXES))}"
+        )
+    return [Source(path.name, path, path.relative_to(folder).parent) for path in paths]
 
 
 def _existing_file(path: Path) -> Path | None:

@@ -18,7 +18,8 @@ from svc.audio.loudness import frame_volume_array, match_envelope_array
 from svc.audio.pitch import F0Track, transpose
 from svc.audio.resample import sinc_resample_array
 from svc.config import check_f0_predictor, ensemble_members
-from svc.config.bundle import ENCODER, F0_DECODER, SYNTHESIZER, Bundle, read_bundle
+from svc.config.bundle import ENCODER, F0_DECODER, SYNTHESIZER, Bundle, f0_graph, read_bundle
+from svc.conversion.cached_hearing import Runs
 from svc.conversion.chunks import FloatArray
 from svc.conversion.onnx_parts import (
     Graph,
@@ -61,7 +62,7 @@ class OnnxVoice:
     """
 
     bundle: Bundle
-    encoder: Graph
+    encoder: Runs
     synthesizer: Graph
     f0_decoder: Graph | None
     f0_predictor: F0Predictor | None
@@ -249,9 +250,12 @@ def load_onnx_voice(
     refiner = None
     if diffusion is not None:
         refiner = load_graph_refiner(folder, bundle, diffusion, device)
+    encoder: Runs = Graph.load(folder, ENCODER, device)
+    if choice.cache is not None:
+        encoder = choice.cache.graph(encoder, folder / ENCODER, device)
     return OnnxVoice(
         bundle,
-        Graph.load(folder, ENCODER, device),
+        encoder,
         Graph.load(folder, SYNTHESIZER, device),
         Graph.load(folder, F0_DECODER, device) if bundle.has_auto_f0 else None,
         predictor,
@@ -280,6 +284,11 @@ def _predictor(
     predictor = built[0]
     if len(built) > 1:
         predictor = EnsemblePredictor(built, built[0].settings)
+    if choice.cache is not None:
+        files = [folder / f0_graph(member) for member in members if member in bundle.f0]
+        swift_file = swift_asset() if "swift" in members else None
+        files += [] if swift_file is None else [swift_file]
+        predictor = choice.cache.predictor(predictor, files, device)
     return RememberingPredictor(predictor)
 
 

@@ -12,6 +12,8 @@ from svc.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
+    from svc.conversion.cached_hearing import HearingCache
+
 DEFAULT_SEED = 52468
 """Seed of the original's inference (spec_core 2.9), used for every stretch of audio alike."""
 
@@ -118,6 +120,7 @@ class HearingChoice:
     cluster_path: str | Path | None = None  # k-means clusters or a retrieval index (-cm)
     index_k: int = 8  # nearest vectors of an index that are averaged
     index_nprobe: int | None = None  # lists of an index that are searched; None = as it says
+    cache: HearingCache | None = None  # remembers units and pitch between runs
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,8 @@ class DiffusionChoice:
     vocoder: Path | None = None  # None = the one that the config names (--vocoder)
     method: str | None = None  # sampler; None = the config's (--diffusion_method)
     speedup: int | None = None  # None = the config's (--diffusion_speedup)
+    precision: str = "fp32"  # of both nets' products, a name of `svc.devices.PRECISIONS`
+    # (--diffusion_precision)
 
     @property
     def config_path(self) -> Path:

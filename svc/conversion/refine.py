@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,10 +13,36 @@ from svc.config import SvcConfig, check_vocoder, load_diffusion_config
 from svc.config.pairs import check_pair
 from svc.conversion.chunks import FloatArray
 from svc.conversion.options import DiffusionChoice, InferOptions
+from svc.devices import inference_dtype
+from svc.diffusion.chunks import Chunk, batches
 from svc.diffusion.loading import load_diffusion
 from svc.diffusion.unit2mel import Unit2Mel
 from svc.errors import ConfigError
 from svc.vocoder.nsf_hifigan import NsfHifigan, load_vocoder
+
+_CPU_FRAMES, _GPU_FRAMES = 2048, 16384
+"""Frames of a batch: more gain nothing on a CPU, whose threads one long stretch fills; 16384 hold 1.3 GB
+of the usual denoiser's constants.
+"""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What `Refiner.sing_many` is told of one stretch of N frames.
+
+    Attributes:
+        units: (1, U, N).
+        f0: (1, N) Hz.
+        volume: (1, N).
+        speaker: id in the voice, or (N, S) weights of its ids.
+        wav: (n,) of the voice, which is refined; None = sing alone.
+    """
+
+    units: Tensor
+    f0: Tensor
+    volume: Tensor
+    speaker: int | FloatArray
+    wav: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -79,27 +104,65 @@ class Refiner:
         Returns:
             (N * hop_length,) samples.
         """
-        generator = torch.Generator().manual_seed(options.seed)
-        ids, mix = None, None
-        if isinstance(speaker, int):
-            ids = torch.tensor([self._id(speaker)], device=units.device)
+        return self.sing_many([Stretch(units, f0, volume, speaker, wav)], options)[0]
+
+    def sing_many(
+        self,
+        stretches: Sequence[Stretch],
+        options: InferOptions,
+        *,
+        batch_frames: int | None = None,
+    ) -> list[Tensor]:
+        """Make the wavs of several stretches, of any lengths.
+
+        The denoiser takes as many of them at a time as `batch_frames` allows, one after the other in
+        one row (`Unit2Mel.infer_many`); nothing is padded, so they need no sorting. The vocoder sings
+        them one by one. Each stretch draws from a generator of its own, so its wav is that of `sing`
+        whatever goes with it, rounding apart (float32: 1e-4 of a mel).
+
+        Args:
+            stretches: all with a wav to refine, or all without one.
+            options: k_step and seed are used.
+            batch_frames: frames that the denoiser takes at a time; a longer stretch goes alone. None
+                = what suits the device.
+
+        Returns:
+            (N_i * hop_length,) samples of each, in their order.
+        """
+        if batch_frames is None:
+            batch_frames = _CPU_FRAMES if self.vocoder.device.type == "cpu" else _GPU_FRAMES
+        sung: list[Tensor] = []
+        for part in batches([stretch.f0.shape[1] for stretch in stretches], batch_frames):
+            several = stretches[part.start : part.stop]
+            chunks = [self._chunk(stretch, options) for stretch in several]
+            mels = self.diffusion.infer_many(
+                chunks,
+                k_step=options.k_step,
+                method=self.method,
+                speedup=self.speedup,
+                compat=self.compat,
+            )
+            for stretch, chunk, mel in zip(several, chunks, mels):
+                wav = self.vocoder(mel[None], stretch.f0, generator=chunk.generator)
+                sung.append(wav.reshape(-1))
+        return sung
+
+    def _chunk(self, stretch: Stretch, options: InferOptions) -> Chunk:
+        """What the diffusion model is told of a stretch."""
+        number, mix = None, None
+        if isinstance(stretch.speaker, int):
+            number = self._id(stretch.speaker)
         else:
-            mix = torch.from_numpy(self._columns(speaker)).to(units.device)
-        made = self.diffusion.infer(
-            units.transpose(1, 2).float(),
-            f0,
-            volume.float(),
-            ids,
-            speaker_mix=mix,
-            mel=None if wav is None else self.vocoder.mel(wav[None]),
-            k_step=options.k_step,
-            method=self.method,
-            speedup=self.speedup,
-            generator=generator,
-            compat=self.compat,
+            mix = torch.from_numpy(self._columns(stretch.speaker)).to(stretch.units.device)
+        return Chunk(
+            stretch.units[0].t().float(),
+            stretch.f0[0],
+            stretch.volume[0].float(),
+            number,
+            mix,
+            None if stretch.wav is None else self.vocoder.mel(stretch.wav[None])[0],
+            torch.Generator().manual_seed(options.seed),
         )
-        sung: Tensor = self.vocoder(made, f0, generator=generator)
-        return sung.reshape(-1)
 
     def _id(self, speaker_id: int) -> int:
         """Id in the diffusion model of an id in the voice: the names decide."""
@@ -127,23 +190,27 @@ def load_refiner(
     """Load a diffusion model and its vocoder, and check that they fit the voice.
 
     Args:
-        choice: the files.
+        choice: the files, and the precision of both nets' products.
         config: of the voice; None = diffusion sings alone.
         device: for both.
         compat: see `Refiner`.
 
     Raises:
         MissingFileError: one is not there.
-        ConfigError: rate, hop or encoder differ from the voice's or the vocoder's.
+        ConfigError: rate, hop or encoder differ from the voice's or the vocoder's; or the device
+            cannot compute in that precision.
         CheckpointError: a file is damaged or does not fit its config.
     """
     settings = load_diffusion_config(choice.config_path)
     if config is not None:
         check_pair(settings, config, where=str(choice.config_path))
-    vocoder_path = Path(settings.vocoder.ckpt) if choice.vocoder is None else choice.vocoder
+    dtype = inference_dtype(choice.precision, device, flag="--diffusion_precision")
+    vocoder_path = settings.vocoder.ckpt if choice.vocoder is None else choice.vocoder
     vocoder = load_vocoder(vocoder_path, kind=settings.vocoder.type, device=device)
     diffusion, _ = load_diffusion(choice.model, choice.config_path, device=device)
     check_vocoder(settings, vocoder.config, n_mels=diffusion.n_mels)
+    diffusion.settle(dtype)
+    vocoder.settle(dtype)
     return Refiner(
         diffusion,
         vocoder,

@@ -253,10 +253,12 @@ def load_voice(
     )
 
 
-def known_ranges(model_path: Path) -> dict[str, VoiceRange]:
+def known_ranges(
+    model_path: Path, find: Callable[[Path], dict[str, VoiceRange]] = find_ranges
+) -> dict[str, VoiceRange]:
     """What is known of the voices' ranges; damage is told, for songs can be sung without."""
     try:
-        return find_ranges(model_path)
+        return find(model_path)
     except SvcError as error:
         logger.warning("%s", error)
         return {}

@@ -4,7 +4,7 @@ that are there can be kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +99,36 @@ class FeatureSettings:
             # Side-cars of the first release have no hash where the default weights were used.
             wanted["encoder_file"] = None
         return bool(recorded == wanted)
+
+    def mismatch(self, made: Mapping[str, Any], parts: Collection[str]) -> str | None:
+        """Say which features of a clip were made otherwise than these settings ask for.
+
+        Which predictor made the F0, and which file the encoder's weights are from, is of no
+        interest to a reader.
+
+        Args:
+            made: records of the side-car by part; what it says nothing about is taken.
+            parts: what is wanted of the clip.
+
+        Returns:
+            Words that go on after "its" or "their"; None where everything fits.
+        """
+        units, wanted = made.get("units"), self.speech_encoder
+        if "units" in parts and isinstance(units, Mapping):
+            encoder = units.get("speech_encoder")
+            if encoder != wanted:
+                return f'units were made with "{encoder}", the config says "{wanted}"'
+        f0, frames = made.get("f0") if "f0" in parts else None, self.of("volume")
+        if isinstance(f0, Mapping) and any(f0.get(key) != frames[key] for key in frames):
+            return (
+                f"features are for {f0.get('sampling_rate')} Hz and hop {f0.get('hop_length')}, the "
+                f"config says {self.sampling_rate} Hz and {self.hop_length}"
+            )
+        for part in MEL_PARTS:
+            if part in parts and not self.same_mels(made.get(part)):
+                why = "for another vocoder" if part in made else "of something older"
+                return f"mels were made {why}"
+        return None
 
     def same_mels(self, recorded: Any) -> bool:
         """Return whether mels were measured like this, whatever the seed of their augmentation."""

@@ -34,10 +34,11 @@ from torch import Tensor
 from svc.atomic import atomic_path, output_error, write_text
 from svc.audio.pitch import F0Track
 from svc.config import SvcConfig
+from svc.dataset.feature_files import load_f0 as load_f0
+from svc.dataset.feature_files import load_mels, load_units, load_volume
 from svc.dataset.feature_paths import FeaturePaths as FeaturePaths
 from svc.dataset.feature_settings import MEL_PARTS, FeatureSettings, is_edited
 from svc.dataset.fingerprint import fingerprint, same_recording
-from svc.dataset.old_arrays import read_array, read_augmented
 from svc.dataset.tensor_files import load_tensor, save_tensor
 from svc.errors import DatasetError, MissingFileError
 
@@ -68,9 +69,10 @@ class ClipMels:
     key_shift: float  # semitones by which it was shifted
 
 
-def _read_meta(path: Path) -> dict[str, Any] | None:
+def read_meta(wav: Path) -> dict[str, Any] | None:
+    """Return the side-car of a recording; None where there is none that can be read."""
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = json.loads(FeaturePaths.of(wav).meta.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     if not isinstance(meta, dict) or meta.get("version") != META_VERSION:
@@ -110,7 +112,7 @@ class FeatureCache:
         Files without a side-car, like those of the original, count as stale: nothing says what made
         them (spec_core 10, D6).
         """
-        paths, meta = FeaturePaths.of(wav), _read_meta(FeaturePaths.of(wav).meta)
+        paths, meta = FeaturePaths.of(wav), read_meta(wav)
         if meta is None or not same_recording(wav, meta.get("wav")):
             return set(parts)
         return {
@@ -147,7 +149,7 @@ class FeatureCache:
                 )
         fresh = set(PARTS) - self.stale(wav, PARTS) - parts.keys()
         # What is kept keeps its record too: nothing new is known about it.
-        earlier = _read_meta(paths.meta) or {}
+        earlier = read_meta(wav) or {}
         # Without a side-car nothing is fresh, so a crash between two files never leaves a mixed set
         # that looks whole.
         try:
@@ -188,7 +190,7 @@ class FeatureCache:
             OutputError: a file cannot be written.
         """
         paths = FeaturePaths.of(wav)
-        earlier = _read_meta(paths.meta)
+        earlier = read_meta(wav)
         if earlier is None or not same_recording(wav, earlier.get("wav")):
             earlier = {}  # nothing says that the other parts belong to this recording
         record = {"edited": True, "curve": curve, **self.settings.of("volume")}
@@ -203,7 +205,7 @@ class FeatureCache:
 
     def has_edited_f0(self, wav: Path) -> bool:
         """Return whether a recording keeps an F0 that a person has edited."""
-        meta = _read_meta(FeaturePaths.of(wav).meta)
+        meta = read_meta(wav)
         return meta is not None and is_edited(meta.get("f0")) and self.is_fresh(wav, ("f0",))
 
     def load(self, wav: Path, *, spec: bool = False) -> ClipFeatures:
@@ -225,24 +227,17 @@ class FeatureCache:
             DatasetError: a file is damaged or refused, or the features do not belong to this
                 recording or encoder.
         """
-        paths = FeaturePaths.of(wav)
-        meta = _read_meta(paths.meta)
+        meta = read_meta(wav)
         if meta is not None:
-            self._check_meta(wav, meta)
-        units = load_tensor(paths.units)
-        if units.dim() == 3 and units.shape[0] == 1:
-            units = units[0]
-        if units.dim() != 2 or units.numel() == 0:
-            raise DatasetError(
-                f"{paths.units}: units are (1, channels, frames), found {tuple(units.shape)}; "
-                + _ADVICE
-            )
-        track = load_f0(wav)
+            self._check_recording(wav, meta)
+            self._check_made(wav, meta, "units", "f0")
+        units, track = load_units(wav), load_f0(wav)
+        volume = load_volume(wav, len(track))
         return ClipFeatures(
             units=units,
             f0=torch.from_numpy(track.f0.copy()),
             uv=torch.from_numpy(track.uv.copy()),
-            volume=_load_volume(paths.volume, len(track)) if paths.volume.is_file() else None,
+            volume=None if volume is None else torch.from_numpy(volume),
             spec=self.load_spec(wav) if spec else None,
         )
 
@@ -259,10 +254,10 @@ class FeatureCache:
             MissingFileError: the file is absent.
             DatasetError: it is damaged or refused, or does not belong to this recording or grid.
         """
-        meta = _read_meta(FeaturePaths.of(wav).meta)
+        meta = read_meta(wav)
         if meta is not None:
             self._check_recording(wav, meta)
-            self._check_frames(wav, meta)
+            self._check_made(wav, meta, "f0")
         return load_f0(wav)
 
     def load_spec(self, wav: Path) -> Tensor | None:
@@ -271,7 +266,7 @@ class FeatureCache:
         A file of the original has no side-car; it is taken if its bins fit, the caller compares its
         frames.
         """
-        paths, meta = FeaturePaths.of(wav), _read_meta(FeaturePaths.of(wav).meta)
+        paths, meta = FeaturePaths.of(wav), read_meta(wav)
         if meta is not None and meta.get("spec") != self.settings.of("spec"):
             return None
         for path in (paths.spec, paths.old_spec(wav)):
@@ -297,23 +292,15 @@ class FeatureCache:
             DatasetError: a file is damaged or refused, or the mels do not belong to this recording
                 or vocoder.
         """
-        paths, meta = FeaturePaths.of(wav), _read_meta(FeaturePaths.of(wav).meta)
+        paths, meta = FeaturePaths.of(wav), read_meta(wav)
         for part in MEL_PARTS:
             if not getattr(paths, part).is_file():
                 raise MissingFileError(f"{getattr(paths, part)} is not there; {_MEL_ADVICE}")
         if meta is not None:
-            self._check_mels(wav, meta)
-        mel, augmented = read_array(paths.mel), read_augmented(paths.aug_mel)
-        volume, bands = read_array(paths.aug_volume), self.settings.n_mels
-        if mel.ndim != 2 or mel.shape[1] != bands or augmented.shape != (len(mel), bands + 1):
-            raise DatasetError(
-                f"{paths.mel} and {paths.aug_mel.name} hold {mel.shape} and {augmented.shape}, the "
-                f"vocoder has {bands} mel bands; {_MEL_ADVICE}"
-            )
-        if volume.ndim != 1 or abs(len(volume) - len(mel)) > 2:
-            raise DatasetError(
-                f"{paths.aug_volume}: {volume.shape} values for {len(mel)} frames; {_MEL_ADVICE}"
-            )
+            if not same_recording(wav, meta.get("wav")):
+                raise DatasetError(f"{wav} has changed since its mels were made; {_MEL_ADVICE}")
+            self._check_made(wav, meta, *MEL_PARTS)
+        mel, augmented, volume = load_mels(wav, bands=self.settings.n_mels)
         return ClipMels(
             mel=torch.from_numpy(mel),
             aug_mel=torch.from_numpy(augmented[:, :-1].copy()),
@@ -321,56 +308,17 @@ class FeatureCache:
             key_shift=float(augmented[0, -1]),
         )
 
-    def _check_mels(self, wav: Path, meta: Mapping[str, Any]) -> None:
-        if not same_recording(wav, meta.get("wav")):
-            raise DatasetError(f"{wav} has changed since its mels were made; {_MEL_ADVICE}")
-        for part in MEL_PARTS:
-            if not self.settings.same_mels(meta.get(part)):
-                why = "for another vocoder" if part in meta else "of something older"
-                raise DatasetError(f"the mels of {wav} were made {why}; {_MEL_ADVICE}")
-
     def _check_recording(self, wav: Path, meta: Mapping[str, Any]) -> None:
         if not wav.is_file():
             raise MissingFileError(f"{wav} is not there; run  svc preprocess")
         if not same_recording(wav, meta.get("wav")):
             raise DatasetError(f"{wav} has changed since its features were made; {_ADVICE}")
 
-    def _check_meta(self, wav: Path, meta: Mapping[str, Any]) -> None:
-        self._check_recording(wav, meta)
-        units, wanted = meta.get("units"), self.settings.speech_encoder
-        if isinstance(units, Mapping) and units.get("speech_encoder") != wanted:
-            raise DatasetError(
-                f'{wav}: its units were made with "{units.get("speech_encoder")}", the config says '
-                f'"{wanted}"; {_ADVICE}'
-            )
-        self._check_frames(wav, meta)
-
-    def _check_frames(self, wav: Path, meta: Mapping[str, Any]) -> None:
-        f0, frames = meta.get("f0"), self.settings.of("volume")
-        if isinstance(f0, Mapping) and any(f0.get(key) != frames[key] for key in frames):
-            raise DatasetError(
-                f"{wav}: its features are for {f0.get('sampling_rate')} Hz and hop "
-                f"{f0.get('hop_length')}, the config says {self.settings.sampling_rate} Hz and "
-                f"{self.settings.hop_length}; {_ADVICE}"
-            )
-
-
-def load_f0(wav: Path) -> F0Track:
-    """Load the pitch of a recording alone. Raises MissingFileError or DatasetError."""
-    path = FeaturePaths.of(wav).f0
-    pair = read_array(path)
-    if pair.ndim != 2 or pair.shape[0] != 2 or pair.shape[1] == 0:
-        raise DatasetError(f"{path}: f0 and uv are (2, frames), found {pair.shape}; {_ADVICE}")
-    return F0Track(pair[0], pair[1])
-
-
-def _load_volume(path: Path, n_frames: int) -> Tensor:
-    volume = read_array(path)
-    if volume.ndim != 1 or abs(len(volume) - n_frames) > 2:
-        raise DatasetError(
-            f"{path}: the volume has shape {volume.shape}, f0 has {n_frames} frames; {_ADVICE}"
-        )
-    return torch.from_numpy(volume)
+    def _check_made(self, wav: Path, meta: Mapping[str, Any], *parts: str) -> None:
+        mismatch = self.settings.mismatch(meta, parts)
+        if mismatch is not None:
+            advice = _MEL_ADVICE if mismatch.startswith("mels") else _ADVICE
+            raise DatasetError(f"{wav}: its {mismatch}; {advice}")
 
 
 def _save_array(array: np.ndarray, path: Path) -> None:

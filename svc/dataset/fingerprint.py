@@ -10,6 +10,7 @@ from typing import Any
 from svc.speech.locate import files_of
 
 _DIGEST_BYTES = 16
+_SECOND_NS = 1_000_000_000
 
 
 def file_hash(path: Path) -> str:
@@ -53,6 +54,16 @@ def fingerprint(wav: Path, *, with_hash: bool) -> dict[str, Any]:
     return found
 
 
+def same_time(one_ns: int, other_ns: int) -> bool:
+    """Return whether two times of a file are the same, up to what archives and copies lose.
+
+    A tar or zip file keeps whole seconds, or even ones only, so a whole one may stand for one with
+    a fraction.
+    """
+    lost = (one_ns % _SECOND_NS == 0) != (other_ns % _SECOND_NS == 0)
+    return one_ns == other_ns or (lost and abs(one_ns - other_ns) <= 2 * _SECOND_NS)
+
+
 def same_recording(wav: Path, recorded: Any) -> bool:
     """Compare size and time; where only the time differs (a copied data set) the content
     decides.
@@ -62,6 +73,7 @@ def same_recording(wav: Path, recorded: Any) -> bool:
     quick = fingerprint(wav, with_hash=False)
     if quick["size"] != recorded.get("size"):
         return False
-    if quick["mtime_ns"] == recorded.get("mtime_ns"):
+    earlier = recorded.get("mtime_ns")
+    if isinstance(earlier, int) and same_time(quick["mtime_ns"], earlier):
         return True
     return bool(fingerprint(wav, with_hash=True)["blake2b"] == recorded.get("blake2b"))

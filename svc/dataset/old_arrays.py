@@ -8,8 +8,9 @@ looked up and no numpy code sees unchecked data.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -143,9 +144,21 @@ def read_augmented(path: Path) -> np.ndarray:
     return _checked(path, _mel_and_shift)
 
 
+def array_shape(path: Path) -> tuple[int, ...]:
+    """Return the shape of a .npy file by its header alone. Raises like `read_array`."""
+    with _readable(path), path.open("rb") as stream:
+        return _header(stream)[0]
+
+
 def _checked(path: Path, unpickle: Callable[[IO[bytes]], np.ndarray]) -> np.ndarray:
+    with _readable(path):
+        return _read(path, unpickle)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        array = _read(path, unpickle)
+        yield
     except FileNotFoundError:
         raise MissingFileError(
             f"{path} is not there; run  svc preprocess --stage features"
@@ -157,18 +170,20 @@ def _checked(path: Path, unpickle: Callable[[IO[bytes]], np.ndarray]) -> np.ndar
             f"{path}: not a readable feature file: {reason}; delete it and run  "
             "svc preprocess --stage features"
         ) from error
-    return array
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = npy_format.read_magic(stream)
+    read_header = (
+        npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
+    )
+    shape, fortran, dtype = read_header(stream)
+    return shape, fortran, dtype
 
 
 def _read(path: Path, unpickle: Callable[[IO[bytes]], np.ndarray]) -> np.ndarray:
     with path.open("rb") as stream:
-        version = npy_format.read_magic(stream)
-        read_header = (
-            npy_format.read_array_header_1_0
-            if version == (1, 0)
-            else npy_format.read_array_header_2_0
-        )
-        _, _, dtype = read_header(stream)
+        _, _, dtype = _header(stream)
         if dtype == np.dtype(object):
             array = unpickle(stream)
         else:

@@ -22,7 +22,7 @@ from svc.config import (
     load_diffusion_config,
     load_vocoder_config,
 )
-from svc.dataset.clips import MIN_SECONDS, LeftOut, read_clip
+from svc.dataset.clips import LeftOut
 from svc.dataset.configs import (
     ConfigOptions,
     build_config,
@@ -32,18 +32,21 @@ from svc.dataset.configs import (
 from svc.dataset.extraction import Extractor, ExtractorOptions, extract_features
 from svc.dataset.feature_settings import FeatureSettings
 from svc.dataset.features import FeatureCache
-from svc.dataset.filelist import scan_speakers, split, unlistable, write_filelist
+from svc.dataset.filelist import scan_speakers, split, write_filelist
 from svc.dataset.fingerprint import weights_hash
-from svc.dataset.pool import job_count, run_jobs
+from svc.dataset.pack_stage import run_pack_stage, without_pack
+from svc.dataset.packing import PackReport
+from svc.dataset.pool import job_count
+from svc.dataset.sharing import Alone, Processes, check_clips, share_of, sum_up
 from svc.devices import precision_dtype
 from svc.errors import ConfigError, DatasetError
 from svc.f0.base import resolve_f0_predictor
 from svc.pretrained import PRETRAIN_DIR
-from svc.progress import Progress, silent
+from svc.progress import Progress
 from svc.speech.locate import check_given, locate_encoder
 from svc.vocoder.nsf_hifigan import find_vocoder_config, log_mel_of
 
-Stage = Literal["all", "config", "features"]
+Stage = Literal["all", "config", "features", "pack"]
 _LONG_SECONDS = 30.0  # longer clips waste memory: training reads at most 9 s of one at a time
 
 
@@ -65,6 +68,7 @@ class PreprocessOptions:
     jobs: int = 1  # processes, each with an encoder of its own; 0 = one per CPU
     use_diff: bool = False  # mels for the diffusion model too; needs its vocoder's config.json
     spec_cache: bool = False  # write the spectrograms too
+    pack: bool = True  # put everything into one file as well, which training reads faster
     pretrain_dir: Path = PRETRAIN_DIR
 
     def __post_init__(self) -> None:
@@ -78,6 +82,8 @@ class PreprocessOptions:
             )
         if self.jobs < 0:
             raise ConfigError(f"--num_processes must be 0 or more, found {self.jobs}")
+        if self.stage == "pack" and not self.pack:
+            raise ConfigError("--stage pack and --no_pack leave nothing to do; give one of them")
         precision_dtype(self.encoder_precision)
         if self.encoder_batch is not None and self.encoder_batch < 1:
             raise ConfigError(f"--encoder_batch must be 1 or more, found {self.encoder_batch}")
@@ -97,11 +103,12 @@ class SpeakerSummary:
 class PreprocessReport:
     """What `preprocess` did."""
 
-    speakers: dict[str, SpeakerSummary] = field(default_factory=dict)  # empty for stage "features"
+    speakers: dict[str, SpeakerSummary] = field(default_factory=dict)  # empty without new lists
     computed: int = 0  # clips with new features
     fresh: int = 0  # clips whose features were up to date
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    pack: PackReport | None = None
 
 
 def preprocess(
@@ -109,18 +116,23 @@ def preprocess(
     progress: Progress | None = None,
     *,
     check_progress: Progress | None = None,
+    pack_progress: Progress | None = None,
+    processes: Processes = Alone(),  # noqa: B008 - it is frozen
 ) -> PreprocessReport:
     """Prepare a data set for training.
 
     Stage "config": checks every clip, divides them, writes both lists, `config.json` and
     `diffusion.yaml`. Stage "features": computes what is absent or stale for the config that is
-    there. "all" does both, and takes clips whose features could not be made out of the lists again.
-    A bad clip is reported and does not stop the others.
+    there. "pack": puts recordings and features into one file (`svc.dataset.pack`). "all" does all of
+    it, and takes clips whose features could not be made out of the lists again; "features" packs
+    them too. A bad clip is reported and does not stop the others.
 
     Args:
         options: folders, encoder, F0 predictor.
         progress: called after each clip whose features are done.
         check_progress: called after each clip that was checked.
+        pack_progress: called after each clip that was packed.
+        processes: that do it together; rank 0 writes configs, lists and the pack.
 
     Returns:
         Counts, the clips left out with reasons, and notes.
@@ -132,10 +144,15 @@ def preprocess(
     """
     report = PreprocessReport()
     clips = scan_speakers(options.in_dir)
-    if options.stage == "features":
+    if options.stage in ("features", "pack"):
         config = _config_for_features(options, clips, report)
-        files = [file for group in clips.values() for file in group]
-        _Extraction.prepare(options, config, len(files)).run(files, report, progress)
+        files, failed = [file for group in clips.values() for file in group], set[Path]()
+        if options.stage == "features":
+            ready = _Extraction.prepare(options, config, len(files))
+            failed = ready.run(files, report, progress, processes)
+        done = [file for file in files if file not in failed]
+        if processes.rank == 0:
+            _pack(options, config, done, report, pack_progress)
         return report
 
     # ---- plan: everything that can be refused is refused before the first file is written ----
@@ -146,7 +163,7 @@ def preprocess(
         extraction = _Extraction.prepare(options, config, sum(map(len, clips.values())))
 
     # ---- check the clips ----
-    seconds = _check(clips, config.data.sampling_rate, report, check_progress)
+    seconds = _check(clips, config.data.sampling_rate, report, check_progress, processes)
     usable = {
         speaker: [file for file in files if file in seconds] for speaker, files in clips.items()
     }
@@ -161,20 +178,44 @@ def preprocess(
 
     # ---- configs and lists ----
     config, notes = build_config(options.configs, usable)
-    report.notes += notes + write_configs(options.configs, config)
-    _write_lists(options, config, usable, seconds, report)
+    processes.gather("")  # all have looked at the config that was there
+    if processes.rank == 0:
+        report.notes += notes + write_configs(options.configs, config)
+        _write_lists(options, config, usable, seconds, report)
 
     # ---- features ----
     if extraction is not None:
         files = [file for group in usable.values() for file in group]
-        failed = extraction.run(files, report, progress)
+        failed = extraction.run(files, report, progress, processes)
+        if processes.rank > 0:
+            return report
         if failed:
             rest = {
                 speaker: [file for file in group if file not in failed]
                 for speaker, group in usable.items()
             }
             _write_lists(options, config, rest, seconds, report)
+        done = [file for file in files if file not in failed]
+        _pack(options, config, done, report, pack_progress)
     return report
+
+
+def _pack(
+    options: PreprocessOptions,
+    config: SvcConfig,
+    files: Sequence[Path],
+    report: PreprocessReport,
+    progress: Progress | None,
+) -> None:
+    if not options.pack:
+        report.notes += without_pack(options.in_dir)
+        return
+    needed = options.stage == "pack"
+    report.pack, notes = run_pack_stage(
+        options.in_dir, files, config, needed=needed, progress=progress
+    )
+    report.notes += notes
+    report.left_out += report.pack.left_out if report.pack is not None else []
 
 
 @dataclass(frozen=True)
@@ -194,12 +235,18 @@ class _Extraction:
         return cls(extractor_options, jobs, extractor if jobs == 1 else None)
 
     def run(
-        self, files: Sequence[Path], report: PreprocessReport, progress: Progress | None
+        self,
+        files: Sequence[Path],
+        report: PreprocessReport,
+        progress: Progress | None,
+        processes: Processes,
     ) -> set[Path]:
         """Make the features; returns the clips for which it failed."""
+        own, built = share_of(files, processes), self.extractor
         done = extract_features(
-            files, self.options, jobs=self.jobs, extractor=self.extractor, progress=progress
+            own, self.options, jobs=self.jobs, extractor=built, progress=progress
         )
+        done = sum_up(done, processes)
         report.computed, report.fresh = done.computed, done.fresh
         report.left_out += done.left_out
         cache = FeatureCache(self.options.settings)
@@ -309,24 +356,11 @@ def _check(
     sampling_rate: int,
     report: PreprocessReport,
     progress: Progress | None,
+    processes: Processes,
 ) -> dict[Path, float]:
     """Read every clip once; returns the length in seconds of the usable ones."""
-
-    def length(file: Path) -> float:
-        reason = unlistable(file)
-        if reason is not None:
-            raise DatasetError(reason)
-        return len(read_clip(file, sampling_rate, min_seconds=MIN_SECONDS)) / sampling_rate
-
-    files, tell = [file for group in clips.values() for file in group], progress or silent
-    seconds: dict[Path, float] = {}
-    outcomes = run_jobs(lambda _: length, files, jobs=1)
-    for done, outcome in enumerate(outcomes, start=1):
-        if outcome.result is None:
-            report.left_out.append(LeftOut(outcome.task, outcome.error or "unknown"))
-        else:
-            seconds[outcome.task] = outcome.result
-        tell(done, len(files), outcome.task.name)
+    files = [file for group in clips.values() for file in group]
+    seconds, report.left_out = check_clips(files, sampling_rate, processes, progress)
     long = [file for file, value in seconds.items() if value > _LONG_SECONDS]
     if long:
         report.notes.append(

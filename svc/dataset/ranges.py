@@ -11,6 +11,7 @@ from svc.audio.resample import resample
 from svc.checkpoint import find_latest
 from svc.dataset.features import load_f0
 from svc.dataset.filelist import scan_speakers
+from svc.dataset.store import ClipStore
 from svc.devices import resolve_device
 from svc.errors import AudioError, ConfigError, DatasetError, MissingFileError
 from svc.f0 import F0Predictor, build_f0_predictor
@@ -22,12 +23,15 @@ RATE, HOP = 44100, 512  # Hz and samples, of recordings that no config belongs t
 _PART_SECONDS = 30  # recordings of hours are listened to in parts
 
 
-def ranges_of_clips(paths: Sequence[Path], frame_seconds: float) -> dict[str, VoiceRange]:
+def ranges_of_clips(
+    paths: Sequence[Path], frame_seconds: float, store: ClipStore | None = None
+) -> dict[str, VoiceRange]:
     """Measure the voices of a file list by the F0 features of its clips.
 
     Args:
         paths: clips; the name of the folder is the speaker.
         frame_seconds: time between frames.
+        store: reads the clips; None = from their files, whatever they were made with.
 
     Returns:
         Speaker -> range; those in whose clips nothing is voiced are left out.
@@ -38,8 +42,9 @@ def ranges_of_clips(paths: Sequence[Path], frame_seconds: float) -> dict[str, Vo
     by_speaker: dict[str, list[Path]] = {}
     for path in paths:
         by_speaker.setdefault(path.parent.name, []).append(path)
+    read = load_f0 if store is None else store.f0
     measured = {
-        speaker: VoiceRange.of(Pitches.of((load_f0(clip) for clip in clips), frame_seconds))
+        speaker: VoiceRange.of(Pitches.of((read(clip) for clip in clips), frame_seconds))
         for speaker, clips in by_speaker.items()
     }
     return {speaker: voice for speaker, voice in measured.items() if voice is not None}

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from svc.diffusion.prepared import PreparedDenoiser
+
 
 @lru_cache(maxsize=8)
 def _frequencies(count: int, device: torch.device) -> Tensor:
@@ -98,16 +100,6 @@ class Denoiser(nn.Module):
         embedded: Tensor = self.mlp(waves.to(conv.weight.dtype))
         return embedded
 
-    def condition_projections(self, condition: Tensor) -> Tensor:
-        """Project the condition (B, H, N) for all layers by one convolution; returns (B, L · 2C, N).
-
-        It is the same at every time, and an eighth of the work.
-        """
-        convs = [layer.conditioner_projection for layer in self.layers]
-        weight = torch.cat([conv.weight for conv in convs])
-        bias = torch.cat([conv.bias for conv in convs if conv.bias is not None])
-        return F.conv1d(condition, weight, bias)
-
     def forward(self, x: Tensor, times: Tensor, condition: Tensor) -> Tensor:
         """Tell the noise.
 
@@ -120,57 +112,39 @@ class Denoiser(nn.Module):
             (B, 1, M, N).
         """
         embedded = self.embed_times(times)
-        steps = [layer.diffusion_projection(embedded) for layer in self.layers]
-        projected = [layer.conditioner_projection(condition) for layer in self.layers]
-        return self.run_layers(x, steps, projected)
-
-    def run_layers(self, x: Tensor, steps: Sequence[Tensor], condition: Sequence[Tensor]) -> Tensor:
-        """Tell the noise from projections made before.
-
-        Args:
-            x: (B, 1, M, N).
-            steps: of each layer, (B or 1, C).
-            condition: of each layer, (B, 2C, N).
-
-        Returns:
-            (B, 1, M, N).
-        """
         y = F.relu(self.input_projection(x[:, 0]))
         total = torch.zeros_like(y)
-        for layer, step, projected in zip(self.layers, steps, condition):
-            y, skip = layer(y, step, projected)
+        for layer in self.layers:
+            step = layer.diffusion_projection(embedded)
+            y, skip = layer(y, step, layer.conditioner_projection(condition))
             total += skip
         total = F.relu(self.skip_projection(total / math.sqrt(len(self.residual_layers))))
         noise: Tensor = self.output_projection(total)
         return noise[:, None]
 
-    def prepare(self, condition: Tensor, times: Sequence[float]) -> PreparedDenoiser:
+    def settle(self, dtype: torch.dtype) -> None:
+        """Lay the weights out for sampling, in place; `forward` still works in float32.
+
+        Args:
+            dtype: of the residual layers' matrix products. The sums between the layers, the first
+                projection and the last two, and everything about time stay as they are.
+        """
+        for layer in self.layers:
+            for conv in (layer.dilated_conv, layer.conditioner_projection, layer.output_projection):
+                conv.to(dtype)
+            weight = layer.dilated_conv.weight
+            # Tap by tap in memory: the matrix that sampling needs is a view of it, not a copy.
+            weight.data = weight.data.transpose(1, 2).contiguous().transpose(1, 2)
+
+    def prepare(
+        self, condition: Tensor, times: Sequence[float], walls: Tensor | None = None
+    ) -> PreparedDenoiser:
         """Compute ahead what does not depend on x: for sampling, equal to `forward`.
 
         Args:
             condition: (B, H, N).
             times: every time that will be asked for.
+            walls: (K,) int64 frames that belong to no chunk: what is before and what is after one of
+                them are different chunks (see `svc.diffusion.prepared`).
         """
-        return PreparedDenoiser(self, condition, times)
-
-
-class PreparedDenoiser:
-    """A denoiser with its condition and its times; see `Denoiser.prepare`.
-
-    It holds L · 2C floats per frame, 7 MB per second of audio at the usual size.
-    """
-
-    def __init__(self, denoiser: Denoiser, condition: Tensor, times: Sequence[float]) -> None:
-        self.denoiser = denoiser
-        self.condition = condition
-        layers = denoiser.layers
-        self._condition = denoiser.condition_projections(condition).chunk(len(layers), dim=1)
-        embedded = denoiser.embed_times(
-            torch.tensor(times, dtype=torch.float32, device=condition.device)
-        )
-        self._steps = [layer.diffusion_projection(embedded) for layer in layers]  # L of (n, C)
-
-    def __call__(self, x: Tensor, index: int) -> Tensor:
-        """Tell the noise in x (B, 1, M, N) at the time of this index; returns (B, 1, M, N)."""
-        steps = [step[index : index + 1] for step in self._steps]
-        return self.denoiser.run_layers(x, steps, self._condition)
+        return PreparedDenoiser(self, condition, times, walls)

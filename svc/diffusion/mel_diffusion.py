@@ -63,20 +63,23 @@ class MelDiffusion(nn.Module):
         }
         return make_plan(schedule, method, k_step=k_step, speedup=speedup, compat=compat)
 
-    def sample(self, x: Tensor, condition: Tensor, plan: Plan, draw: Draw) -> Tensor:
-        """Take the noise out of x.
+    def sample(
+        self, x: Tensor, condition: Tensor, plan: Plan, draw: Draw, walls: Tensor | None = None
+    ) -> Tensor:
+        """Take the noise out of x; sums are taken in the precision of x, whatever the denoiser's.
 
         Args:
             x: (B, 1, M, N) with the noise of the plan's first time.
             condition: (B, H, N).
             plan: from `plan`.
             draw: returns N(0, 1) of the shape of x; only ddpm calls it.
+            walls: (K,) frames between chunks, see `Denoiser.prepare`.
 
         Returns:
             (B, 1, M, N) normalised mel.
         """
         rows = {time: row for row, time in enumerate(dict.fromkeys(plan.times))}
-        prepared = self.denoise_fn.prepare(condition, list(rows))
+        prepared = self.denoise_fn.prepare(condition, list(rows), walls)
 
         def denoise(noisy: Tensor, time: float) -> Tensor:
             return prepared(noisy, rows[time])

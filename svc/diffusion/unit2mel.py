@@ -5,11 +5,14 @@ Letters: B batch, M mel bands, N frames, H hidden channels, U unit channels, S s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from svc.config import DiffusionConfig
+from svc.diffusion.chunks import Chunk, join, split, walls
 from svc.diffusion.denoiser import Denoiser
 from svc.diffusion.mel_diffusion import MelDiffusion
 from svc.diffusion.samplers import check_sampling
@@ -169,6 +172,12 @@ class Unit2Mel(nn.Module):
         told = self.decoder.denoise_fn(noisy, times, condition)
         return F.mse_loss(told.to(noise.dtype), noise)
 
+    def settle(self, dtype: torch.dtype) -> None:
+        """Lay the denoiser out for sampling, its large products in this precision, in place; see
+        `Denoiser.settle`. The condition, the sampler's state and the schedule stay float32.
+        """
+        self.decoder.denoise_fn.settle(dtype)
+
     def check_infer(self, method: str | None, *, k_step: int | None, speedup: int) -> int:
         """Refuse what `infer` cannot do, before any work.
 
@@ -256,11 +265,83 @@ class Unit2Mel(nn.Module):
         plan = self.decoder.plan(method, k_step=steps, speedup=speedup, compat=compat)
         like = condition.new_empty(units.shape[0], 1, self.n_mels, units.shape[1])
         x = _draw(like, generator) if noise is None else noise.to(like)
-        if mel is not None:
-            last = torch.full((len(x),), steps - 1, device=x.device)
-            x = self.decoder.add_noise(self.decoder.normalize(mel), last, x)
+        x = self._start(x, mel, steps)
         x = self.decoder.sample(x, condition, plan, lambda: _draw(like, generator))
         return self.decoder.denormalize(x)
+
+    @torch.no_grad()
+    def infer_many(
+        self,
+        chunks: Sequence[Chunk],
+        *,
+        k_step: int = 100,
+        method: str | None = "dpm-solver++",
+        speedup: int = 10,
+        compat: bool = False,
+    ) -> list[Tensor]:
+        """Make or refine the mels of several chunks in one pass.
+
+        Each gets what `infer` makes of it alone with the same generator, rounding apart (float32:
+        1e-4 of a natural-log mel): the denoiser sees zeros before and after every chunk, and each
+        chunk draws its own numbers. Memory grows with the frames of all of them: cut a long row by
+        `svc.diffusion.chunks.batches`.
+
+        Args:
+            chunks: all with a mel, or all without one.
+            k_step: as all of the following, see `infer`.
+            method: sampler.
+            speedup: evaluations are fewer by this factor.
+            compat: see `make_plan`.
+
+        Returns:
+            (M, N_i) natural-log mel of each, in their order.
+
+        Raises:
+            ConfigError: as `infer`.
+        """
+        refines = any(chunk.mel is not None for chunk in chunks)
+        if refines and any(chunk.mel is None for chunk in chunks):
+            raise ValueError("some chunks have a mel to refine and some have none")
+        steps = self.check_infer(method, k_step=k_step if refines else None, speedup=speedup)
+        conditions, starts = [], []
+        for chunk in chunks:
+            conditions.append(self._condition_of(chunk))
+            like = conditions[-1].new_empty(1, 1, self.n_mels, len(chunk))
+            mel = None if chunk.mel is None else chunk.mel[None]
+            starts.append(self._start(_draw(like, chunk.generator), mel, steps))
+        if not chunks:
+            return []
+        lengths = [len(chunk) for chunk in chunks]
+
+        def draw() -> Tensor:
+            return join([_draw(x, chunk.generator) for x, chunk in zip(starts, chunks)])
+
+        x = self.decoder.sample(
+            join(starts),
+            join(conditions),
+            self.decoder.plan(method, k_step=steps, speedup=speedup, compat=compat),
+            draw,
+            walls(lengths, starts[0].device),
+        )
+        return split(self.decoder.denormalize(x)[0], lengths)
+
+    def _condition_of(self, chunk: Chunk) -> Tensor:
+        """Check the speakers of a chunk and return its condition (1, H, N)."""
+        mix, speaker = chunk.speaker_mix, chunk.speaker
+        last = speaker if mix is None else mix.shape[1] - 1
+        if last is not None:
+            self.check_speaker(last)
+        ids = None if speaker is None else torch.tensor([speaker], device=chunk.units.device)
+        return self.condition(
+            chunk.units[None], chunk.f0[None], chunk.volume[None], ids, speaker_mix=mix
+        )
+
+    def _start(self, noise: Tensor, mel: Tensor | None, steps: int) -> Tensor:
+        """Return what sampling starts from, (B, 1, M, N): noise, or a mel (B, M, N) in noise."""
+        if mel is None:
+            return noise
+        last = torch.full((len(noise),), steps - 1, device=noise.device)
+        return self.decoder.add_noise(self.decoder.normalize(mel), last, noise)
 
 
 def _draw(like: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -39,8 +39,11 @@ POSTERIOR = "enc_q."
 SAFETENSORS = ".safetensors"
 
 _ONLY_FOR_RESUMING = frozenset(
-    {"step", "epoch", "batch", "order", "scheduler", "rng", "scaler", "config_hash"}
-)
+    {
+        "step", "epoch", "batch", "order", "scheduler", "rng", "scaler", "config_hash",
+        "best", "ema", "ema_updates", "trouble",
+    }
+)  # fmt: skip
 _BLOCK = 1 << 20  # bytes
 
 

@@ -17,6 +17,8 @@ from svc.inspection.texts import HUGGING_FACE_CONFIG
 from svc.retrieval.index_files import SIDE_CAR_NAME
 from svc.safe_pickle import printable
 from svc.speech.hugging_face import CONFIG, find_weights
+from svc.vocoder.files import CONFIG_NAME as VOCODER_CONFIG
+from svc.vocoder.files import weights_in
 
 _LISTED = 60  # files that are opened; of more they are counted by suffix
 _CLIP_PARTS = (".soft.pt", ".spec.pt", ".f0.npy", ".vol.npy", ".mel.npy", ".aug_mel.npy",
@@ -101,8 +103,12 @@ def _listing(folder: Path, files: list[Path], folders: list[Path], look: Look, s
     if len(rest) > len(opened):
         facts["further_files"] = len(rest) - len(opened)
     facts |= _clip_facts(clips)
-    facts |= {f"{printable(sub.name)}/": _inside(sub) for sub in folders}
-    safety, damage = _verdict(list(reports.values()))
+    vocoders = {sub: look(found) for sub in folders if (found := _vocoder_in(sub)) is not None}
+    facts |= {
+        f"{printable(sub.name)}/": _brief(vocoders[sub]) if sub in vocoders else _inside(sub)
+        for sub in folders
+    }
+    safety, damage = _verdict([*reports.values(), *vocoders.values()])
     newest = reports.get(runs["G"][-1]) if runs["G"] else None
     kind, what = "folder", "folder"
     if newest is not None:
@@ -166,6 +172,14 @@ def _has_audio(folder: Path) -> bool:
         return any(_is_audio(file) for file in folder.iterdir())
     except OSError:
         return False
+
+
+def _vocoder_in(folder: Path) -> Path | None:
+    """Return the weights of the vocoder that a folder holds, as those under pretrain/ do."""
+    try:
+        return weights_in(folder) if (folder / VOCODER_CONFIG).is_file() else None
+    except OSError:
+        return None
 
 
 def _inside(folder: Path) -> str:

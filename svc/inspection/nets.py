@@ -109,14 +109,17 @@ def recognise_vocoder(weights: Weights) -> Finding | None:
         "resblock_kernel_sizes": resblocks[: len(resblocks) // max(1, len(kernels))],
         "harmonics": axis_of(state, "m_source.l_linear.weight", 1),
         "weight_norm": pre.endswith("_v"),
+        "snake": has(state, r"snakes\.0\."),
     }
     harmonic, small = has(state, r"m_source\."), has(state, r"source_conv\.")
     notes = ["sampling rate, hop length and mel settings are only in the config.json beside it"]
     if small:
-        notes.append("a mini-NSF vocoder (pc-nsf-hifigan): this svc cannot use it")
-    elif not harmonic:
+        notes.append('a mini-NSF vocoder (pc-nsf-hifigan): its config.json says "mini_nsf": true')
+    elif facts["snake"]:
+        notes.append('Snake activations: its config.json says "snake": true')
+    usable = harmonic or small
+    if not usable:
         notes.append("without a harmonic source: it takes no F0, svc cannot use it")
-    usable = harmonic and not small
     return Finding(
         VOCODER,
         "mel vocoder, NSF-HiFiGAN" if usable else "HiFi-GAN vocoder of another kind",
@@ -154,6 +157,7 @@ def _compare_vocoder(facts: Mapping[str, Fact], settings: Settings) -> list[str]
         )
     }
     wanted["resblock"] = "1" if raw.get("resblock") == "1" else "2"
+    wanted["snake"] = bool(raw.get("snake"))
     found = _differences(facts, wanted)
     given = raw.get("upsample_rates")
     rates = given if isinstance(given, list) else []

@@ -118,6 +118,7 @@ def _vocoder_facts(settings: VocoderSettings) -> tuple[dict[str, Fact], tuple[st
     keys = (
         "sampling_rate", "hop_size", "n_fft", "win_size", "num_mels", "fmin", "fmax", "resblock",
         "upsample_rates", "upsample_kernel_sizes", "upsample_initial_channel", "mini_nsf",
+        "snake",
     )  # fmt: skip
     facts = {key: _plain(settings.raw[key]) for key in keys if key in settings.raw}
     bands = facts["num_mels"]

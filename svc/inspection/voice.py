@@ -205,6 +205,9 @@ def _own_facts(weights: Weights, extra: Mapping[str, Any]) -> tuple[dict[str, Fa
         facts["speakers"] = [printable(str(name)) for name in speakers]
     if isinstance(extra.get("version"), str):
         facts["svc_version"] = printable(extra["version"])
+    best = extra.get("best")
+    if isinstance(best, Mapping) and isinstance(best.get("score"), float):
+        notes.append(f"the best of its run on held-out clips: mel distance {best['score']:.4g}")
     try:
         ranges = ranges_in(weights.content, weights.path.name)
         facts |= {"voice_range": {name: voice.summary() for name, voice in ranges.items()} or None}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from svc.synthesizer.blocks import LayerNorm, gate
+from svc.vocoder.convolution import Conv1d, pad_frames
 from svc.vocoder.weight_norm import WeightNormConv1d
 
 _MASKED = -1e4  # finite, and within float16 (spec_core 10, M9)
@@ -31,10 +32,10 @@ class _Attention(nn.Module):
 
     def _add_projections(self, channels: int) -> None:
         """Register the projections: after a subclass's own parameters, as state dicts list them."""
-        self.conv_q = nn.Conv1d(channels, channels, 1)
-        self.conv_k = nn.Conv1d(channels, channels, 1)
-        self.conv_v = nn.Conv1d(channels, channels, 1)
-        self.conv_o = nn.Conv1d(channels, channels, 1)
+        self.conv_q = Conv1d(channels, channels, 1)
+        self.conv_k = Conv1d(channels, channels, 1)
+        self.conv_v = Conv1d(channels, channels, 1)
+        self.conv_o = Conv1d(channels, channels, 1)
         for conv in (self.conv_q, self.conv_k, self.conv_v):
             nn.init.xavier_uniform_(conv.weight)
 
@@ -164,15 +165,18 @@ class FeedForward(nn.Module):
         reach = kernel_size - 1
         self.pad = (reach, 0) if causal else (reach // 2, reach - reach // 2)
         self.p_dropout = p_dropout
-        self.conv_1 = nn.Conv1d(channels, filter_channels, kernel_size)
-        self.conv_2 = nn.Conv1d(filter_channels, channels, kernel_size)
+        self.conv_1 = Conv1d(channels, filter_channels, kernel_size)
+        self.conv_2 = Conv1d(filter_channels, channels, kernel_size)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Transform x (B, C, T) under mask (B, 1, T)."""
-        x = F.relu(self.conv_1(F.pad(x * mask, self.pad)))
+        x = F.relu(self.conv_1(self._padded(x * mask)))
         x = F.dropout(x, self.p_dropout, self.training)
-        y: Tensor = self.conv_2(F.pad(x * mask, self.pad)) * mask
+        y: Tensor = self.conv_2(self._padded(x * mask)) * mask
         return y
+
+    def _padded(self, x: Tensor) -> Tensor:
+        return pad_frames(x, *self.pad, channels_last=self.conv_1.channels_last)
 
 
 class EncoderStack(nn.Module):
@@ -254,10 +258,10 @@ class CausalStack(nn.Module):
         self.channels = channels
         self.p_dropout = p_dropout
         layers = range(n_layers)
-        self.cond_pre: nn.Conv1d | None = None
+        self.cond_pre: Conv1d | None = None
         self.cond_layer: WeightNormConv1d | None = None
         if gin_channels:
-            self.cond_pre = nn.Conv1d(channels, 2 * channels, 1)
+            self.cond_pre = Conv1d(channels, 2 * channels, 1)
             self.cond_layer = WeightNormConv1d(gin_channels, 2 * channels * n_layers, 1)
         self.self_attn_layers = nn.ModuleList(
             CausalAttention(channels, n_heads, p_dropout=p_dropout) for _ in layers

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from svc.synthesizer.attention import CausalStack, EncoderStack
 from svc.synthesizer.blocks import WN, at_least_float32
+from svc.vocoder.convolution import Conv1d
 
 N_PITCH_BINS = 256
 _POSTERIOR_LAYERS = 16
@@ -50,7 +51,7 @@ class PriorEncoder(nn.Module):
         p_dropout: float,
     ) -> None:
         super().__init__()
-        self.proj = nn.Conv1d(hidden_channels, 2 * channels, 1)
+        self.proj = Conv1d(hidden_channels, 2 * channels, 1)
         self.f0_emb = nn.Embedding(N_PITCH_BINS, hidden_channels)
         self.enc_ = EncoderStack(
             hidden_channels,
@@ -101,7 +102,7 @@ class PosteriorEncoder(nn.Module):
         depthwise: bool,
     ) -> None:
         super().__init__()
-        self.pre = nn.Conv1d(spec_channels, hidden_channels, 1)
+        self.pre = Conv1d(spec_channels, hidden_channels, 1)
         self.enc = WN(
             hidden_channels,
             kernel_size=_POSTERIOR_KERNEL,
@@ -109,7 +110,7 @@ class PosteriorEncoder(nn.Module):
             gin_channels=gin_channels,
             depthwise=depthwise,
         )
-        self.proj = nn.Conv1d(hidden_channels, 2 * channels, 1)
+        self.proj = Conv1d(hidden_channels, 2 * channels, 1)
 
     def forward(self, spec: Tensor, mask: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """Encode.
@@ -153,7 +154,7 @@ class F0Decoder(nn.Module):
         gin_channels: int,
     ) -> None:
         super().__init__()
-        self.prenet = nn.Conv1d(hidden_channels, hidden_channels, 3, padding=1)
+        self.prenet = Conv1d(hidden_channels, hidden_channels, 3, padding=1)
         self.decoder = CausalStack(
             hidden_channels,
             filter_channels,
@@ -162,9 +163,9 @@ class F0Decoder(nn.Module):
             kernel_size=kernel_size,
             p_dropout=p_dropout,
         )
-        self.proj = nn.Conv1d(hidden_channels, 1, 1)
-        self.f0_prenet = nn.Conv1d(1, hidden_channels, 3, padding=1)
-        self.cond = nn.Conv1d(gin_channels, hidden_channels, 1)
+        self.proj = Conv1d(hidden_channels, 1, 1)
+        self.f0_prenet = Conv1d(1, hidden_channels, 3, padding=1)
+        self.cond = Conv1d(gin_channels, hidden_channels, 1)
 
     def forward(self, x: Tensor, norm_lf0: Tensor, mask: Tensor, g: Tensor) -> Tensor:
         """Predict.

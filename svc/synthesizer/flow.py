@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from svc.config import ModelConfig
 from svc.synthesizer.attention import CausalStack
 from svc.synthesizer.blocks import WN
+from svc.vocoder.convolution import Conv1d
 
 _RESIDUAL_COUPLINGS = 4
 _KERNEL = 5
@@ -31,9 +32,9 @@ class Coupling(nn.Module):
     def __init__(self, channels: int, hidden_channels: int, net: nn.Module) -> None:
         super().__init__()
         half = channels // 2
-        self.pre = nn.Conv1d(half, hidden_channels, 1)
+        self.pre = Conv1d(half, hidden_channels, 1)
         self.enc = net
-        self.post = nn.Conv1d(hidden_channels, half, 1)
+        self.post = Conv1d(hidden_channels, half, 1)
         # A fresh flow is the identity.
         nn.init.zeros_(self.post.weight)
         if self.post.bias is not None:

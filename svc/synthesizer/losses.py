@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from svc.synthesizer.blocks import at_least_float32
 from svc.synthesizer.model import SynthesizerOutput
 
 
@@ -28,14 +29,19 @@ def discriminator_loss(
     Returns:
         The total, and its parts "real" and "fake".
     """
-    real = torch.stack([(1 - score.float()).square().mean() for score in real_scores]).sum()
-    fake = torch.stack([score.float().square().mean() for score in fake_scores]).sum()
+    real, fake = _distance(real_scores, 1), _distance(fake_scores, 0)
     return real + fake, {"real": real.detach(), "fake": fake.detach()}
 
 
 def adversarial_loss(fake_scores: Sequence[Tensor]) -> Tensor:
     """Least-squares loss of the generator: generated audio towards 1."""
-    return torch.stack([(1 - score.float()).square().mean() for score in fake_scores]).sum()
+    return _distance(fake_scores, 1)
+
+
+def _distance(scores: Sequence[Tensor], target: int) -> Tensor:
+    """Mean squared distance of scores to a target, summed over discriminators."""
+    wide = (at_least_float32(score) for score in scores)
+    return torch.stack([(target - score).square().mean() for score in wide]).sum()
 
 
 def feature_loss(
@@ -45,7 +51,7 @@ def feature_loss(
     ones are constants.
     """
     distances = [
-        (real.float().detach() - fake.float()).abs().mean()
+        (at_least_float32(real).detach() - at_least_float32(fake)).abs().mean()
         for reals, fakes in zip(real_maps, fake_maps)
         for real, fake in zip(reals, fakes)
     ]
@@ -67,7 +73,7 @@ def kl_loss(z_p: Tensor, logs_q: Tensor, m_p: Tensor, logs_p: Tensor, mask: Tens
         Sum over channels and frames divided by the number of frames only, as the original weights
         it.
     """
-    z_p, logs_q, m_p, logs_p = z_p.float(), logs_q.float(), m_p.float(), logs_p.float()
+    z_p, logs_q, m_p, logs_p = map(at_least_float32, (z_p, logs_q, m_p, logs_p))
     mask = mask.float()
     divergence = logs_p - logs_q - 0.5
     divergence = divergence + 0.5 * (z_p - m_p).square() * torch.exp(-2 * logs_p)
@@ -76,14 +82,14 @@ def kl_loss(z_p: Tensor, logs_q: Tensor, m_p: Tensor, logs_p: Tensor, mask: Tens
 
 def mel_loss(mel: Tensor, generated_mel: Tensor) -> Tensor:
     """Mean distance of two log-mel spectrograms (B, M, N)."""
-    return F.l1_loss(generated_mel.float(), mel.float())
+    return F.l1_loss(at_least_float32(generated_mel), at_least_float32(mel))
 
 
 def lf0_loss(pred_lf0: Tensor, lf0: Tensor) -> Tensor:
     """Mean squared error of the predicted pitch (B, 1, T) over all frames; padding is 0 on both
     sides.
     """
-    return F.mse_loss(pred_lf0.float(), lf0.float())
+    return F.mse_loss(at_least_float32(pred_lf0), at_least_float32(lf0))
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,7 @@ def generator_losses(
     fake_scores: Sequence[Tensor] | None = None,
     real_maps: Sequence[Sequence[Tensor]] = (),
     fake_maps: Sequence[Sequence[Tensor]] = (),
+    factors: Mapping[str, float] | None = None,
 ) -> GeneratorLosses:
     """Add up a generator step (spec_core 7.2, point 4).
 
@@ -124,6 +131,7 @@ def generator_losses(
         fake_scores: of the discriminator; None trains without it (`train.gan_start_step`).
         real_maps: of the discriminator, with `fake_scores`.
         fake_maps: of the discriminator, with `fake_scores`.
+        factors: of every part by its name, where the clips are a share of a batch.
 
     Returns:
         Total and parts.
@@ -135,4 +143,6 @@ def generator_losses(
         parts["gen"] = adversarial_loss(fake_scores)
     if output.pred_lf0 is not None and output.lf0 is not None:
         parts["lf0"] = lf0_loss(output.pred_lf0, output.lf0)
+    if factors is not None:
+        parts = {name: part * factors[name] for name, part in parts.items()}
     return GeneratorLosses.of(parts)

@@ -20,13 +20,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from svc.audio.frames import random_starts, sequence_mask, slice_segments
+from svc.audio.frames import sequence_mask, slice_segments
 from svc.audio.pitch import f0_to_coarse, f0_to_lf0, lf0_to_f0, normalize_lf0
 from svc.config import ModelConfig, SvcConfig
 from svc.errors import ConfigError
 from svc.synthesizer.encoders import F0Decoder, PosteriorEncoder, PriorEncoder, sample
 from svc.synthesizer.flow import make_flow
-from svc.synthesizer.output import InferenceNoise, SynthesizerOutput
+from svc.synthesizer.output import InferenceNoise, SynthesizerOutput, TrainingNoise
+from svc.vocoder.convolution import Conv1d
 from svc.vocoder.generator import Generator
 from svc.vocoder.source import draw_normal
 from svc.vocoder.weight_norm import fold_weight_norm
@@ -40,8 +41,6 @@ ORIGINAL_SAMPLING_RATE = 44100
 
 DEFAULT_SEED = 52468
 """Seed of inference in so-vits-svc 4.1 (spec_core 2.9)."""
-
-_FACTOR_RANGE = (0.8, 1.2)  # random scale of the normalised pitch while training
 
 
 class Synthesizer(nn.Module):
@@ -88,7 +87,7 @@ class Synthesizer(nn.Module):
         # (spec_core 2.1).
         self.emb_g = nn.Embedding(model.n_speakers, gin)
         self.emb_vol = nn.Linear(1, hidden) if model.vol_embedding else None
-        self.pre = nn.Conv1d(model.ssl_dim, hidden, 5, padding=2)
+        self.pre = Conv1d(model.ssl_dim, hidden, 5, padding=2)
         self.enc_p = PriorEncoder(
             model.inter_channels,
             hidden,
@@ -233,11 +232,12 @@ class Synthesizer(nn.Module):
         volume: Tensor | None = None,
         *,
         generator: torch.Generator | None = None,
+        draws: TrainingNoise | None = None,
     ) -> SynthesizerOutput:
         """Reconstruct random windows of the recordings.
 
-        Random numbers are drawn in the original's order (spec_core 2.8): pitch scale, prior noise
-        (unused), posterior noise, windows, source phases, source noise.
+        Random numbers that are not given are drawn in the original's order (spec_core 2.8), see
+        `TrainingNoise.draw`.
 
         Args:
             units: (B, D, T) content.
@@ -249,12 +249,19 @@ class Synthesizer(nn.Module):
             volume: (B, T) linear RMS, for nets with a volume embedding.
             generator: CPU generator of all draws but dropout; None = the global ones (scale,
                 windows and phases from the CPU's, noise from the device's).
+            draws: the numbers themselves, on the nets' device; nothing is drawn then but dropout.
 
         Returns:
             The windows and everything the losses need.
         """
         if self.enc_q is None:
             raise ValueError("this net was loaded for inference, without its posterior encoder")
+        if draws is None:
+            draws = TrainingNoise.draw(
+                self.dec.m_source, lengths, units.shape[2], channels=self.config.inter_channels,
+                segment_frames=self.segment_frames, pitch=self.has_auto_f0, compat=self.compat,
+                generator=generator,
+            )  # fmt: skip
         dtype = self.pre.weight.dtype
         mask = sequence_mask(lengths, units.shape[2])[:, None].to(dtype)
         g = self.speaker_condition(speaker)
@@ -262,27 +269,20 @@ class Synthesizer(nn.Module):
 
         lf0 = norm_lf0 = pred_lf0 = None
         if self.f0_decoder is not None:
-            factor = torch.empty(f0.shape[0], 1).uniform_(*_FACTOR_RANGE, generator=generator)
             lf0 = f0_to_lf0(f0)[:, None]
-            norm_lf0 = normalize_lf0(lf0, uv, mask, factor.to(f0.device))
+            norm_lf0 = normalize_lf0(lf0, uv, mask, draws.pitch_scale)
             pred_lf0 = self.f0_decoder(x, norm_lf0, mask, g)
 
         m_p, logs_p = self.enc_p(x, mask, f0_to_coarse(f0, compat=self.compat))
-        # The original samples the prior here and drops it: drawn too, to keep the order of draws.
-        draw_normal(m_p.shape, generator=generator, device=m_p.device)
         m_q, logs_q = self.enc_q(spec.to(dtype), mask, g)
-        noise = draw_normal(m_q.shape, generator=generator, device=m_q.device)
-        z = sample(m_q, logs_q, noise, mask)
+        z = sample(m_q, logs_q, draws.posterior, mask)
         z_p = self.flow(z.to(dtype), mask, g)
 
-        starts = random_starts(lengths, self.segment_frames, generator=generator)
-        z_window = slice_segments(z, starts, self.segment_frames)
-        f0_window = slice_segments(f0, starts, self.segment_frames)
-        wav = self.dec(z_window.to(dtype), f0_window, g, generator=generator)
-        if self.compat:  # drawn and dropped as well; later steps depend on it
-            draw_normal((wav.shape[0], wav.shape[2], 1), generator=generator, device=wav.device)
+        z_window = slice_segments(z, draws.starts, self.segment_frames)
+        f0_window = slice_segments(f0, draws.starts, self.segment_frames)
+        wav = self.dec(z_window.to(dtype), f0_window, g, random=draws.source)
         return SynthesizerOutput(
-            wav, starts, mask, z, z_p, m_p, logs_p, m_q, logs_q, pred_lf0, norm_lf0, lf0
+            wav, draws.starts, mask, z, z_p, m_p, logs_p, m_q, logs_q, pred_lf0, norm_lf0, lf0
         )
 
     # ------------------------------------------------------------------------------------------

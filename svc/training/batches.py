@@ -1,23 +1,30 @@
-"""Batches: collating clips, the order of an epoch, and the loader (spec_core 6.6, 6.7)."""
+"""Batches: collating clips, the order of an epoch, and the loader (spec_core 6.6, 6.7).
+
+Where several processes train together, each takes batches of its own from one common order; together they are the whole
+batch of a step.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from svc.errors import SvcError
 from svc.training.clips import Clip, ClipDataset, Memory
+from svc.training.ranks import PeerError, Ranks, Shares, shares_of
 
-T = TypeVar("T")
 Self = TypeVar("Self", bound="Tensors")
+T = TypeVar("T", bound="Tensors")
 
 MAX_WORKERS = 5
 TINY_DATASET = 16  # clips; fewer are not worth the start of worker processes
@@ -27,6 +34,30 @@ _POOL = 4  # batches whose clips are sorted by length together
 @dataclass(frozen=True)
 class Tensors:
     """Base of a batch: a frozen dataclass some of whose fields are tensors."""
+
+    numbers: tuple[int, ...] = field(default=(), kw_only=True)
+    """Number of each clip in the whole batch of all processes: what is drawn for a clip depends on it."""
+    filler: bool = field(default=False, kw_only=True)
+    """The clips do not count: there were none left, and all processes take part in a step."""
+    shares: Shares = field(default=Shares(), kw_only=True)
+    """Weights of this batch in the whole one."""
+    width: int = field(default=0, kw_only=True)
+    """Frames that clips are padded to on the way to the device, where other processes have longer ones: the processes
+    wait for each other, so it costs nothing, and clips are at the end of a batch what they would be in the whole one.
+    """
+
+    def __post_init__(self) -> None:
+        if not self.numbers:
+            object.__setattr__(self, "numbers", tuple(range(len(self))))
+
+    def __len__(self) -> int:
+        """Number of clips."""
+        raise NotImplementedError
+
+    @property
+    def extent(self) -> tuple[int, int, int]:
+        """Clips, their frames without padding, and frames of a clip with it."""
+        return len(self), len(self), 1
 
     def _each(self: Self, method: str, *args: Any, **kwargs: Any) -> Self:
         changed = {
@@ -61,6 +92,32 @@ class Batch(Tensors):
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def extent(self) -> tuple[int, int, int]:
+        """Clips, their frames without padding, and frames of a clip with it."""
+        return len(self), int(self.lengths.sum()), self.n_frames
+
+    @property
+    def n_frames(self) -> int:
+        """T on the device."""
+        return max(self.width, self.f0.shape[-1])
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device, padded to `width`."""
+        moved, more = super().to(device), self.width - self.f0.shape[-1]
+        if more <= 0:
+            return moved
+        samples = more * (self.wav.shape[-1] // self.f0.shape[-1])
+        return replace(
+            moved,
+            units=F.pad(moved.units, (0, more)),
+            f0=F.pad(moved.f0, (0, more)),
+            uv=F.pad(moved.uv, (0, more)),
+            spec=F.pad(moved.spec, (0, more)),
+            wav=F.pad(moved.wav, (0, samples)),
+            volume=None if moved.volume is None else F.pad(moved.volume, (0, more)),
+        )
 
 
 def collate(clips: Sequence[Clip | SvcError]) -> Batch | SvcError:
@@ -100,29 +157,49 @@ def _pad(rows: list[Tensor]) -> Tensor:
     return out
 
 
-class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Endless stream of batches of (epoch, index), every epoch shuffled anew by (seed, epoch).
+class EpochBatches(Sampler[list[tuple[int, int, int]]]):
+    """Endless stream of batches of (epoch, index, number), every epoch shuffled anew by (seed, epoch).
 
     Endless, so that worker processes and what they have fetched live through the ends of epochs. In
     large data sets the clips of `_POOL` batches are sorted by length before they are cut: less
     padding, and the order of batches and the members of a pool stay random.
 
+    With several processes a step takes the next `world` batches of the epoch, and their clips are divided evenly:
+
+        batches of the epoch   | 0 1 2 | 3 4 5 | 6 7 8 | 9   |      three clips each, the last has two
+        world 2, rank 0        | 0 1 2         | 6 7 8       |  9, alone: one clip for each process
+        world 2, rank 1        |         3 4 5 |         9 . |
+
+    The order does not depend on `world`, so a run goes on with another one where it was, and every clip of the epoch is
+    trained once. Where fewer clips than processes are left, the others take one that does not count (number -1).
+
     Args:
         lengths: frames of each clip.
-        batch_size: clips per batch; the last batch of an epoch may hold fewer.
+        batch_size: clips per batch of a process; the last batch of an epoch may hold fewer.
         seed: of the shuffles.
         epoch: epoch the stream starts in, from 1.
-        batch: batches of that epoch to leave out: they are done.
+        batch: batches of that epoch to leave out: they are done, by whatever process.
+        rank: number of this process.
+        world: number of processes.
     """
 
     def __init__(
-        self, lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int = 1, batch: int = 0
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int = 1,
+        batch: int = 0,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.lengths, self.batch_size, self.seed = np.asarray(lengths), batch_size, seed
         self.start_epoch, self.start_batch = epoch, batch
+        self.rank, self.world = rank, world
 
     def __len__(self) -> int:
-        """Batches in one epoch."""
+        """Batches in one epoch, of all processes together."""
         return -(-len(self.lengths) // self.batch_size)
 
     def epoch(self, epoch: int) -> list[list[int]]:
@@ -144,11 +221,21 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             for start in range(0, len(order), self.batch_size)
         ]
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def share(self, batches: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+        """Return this process' part of the batches of a step, as (index, number in the whole batch)."""
+        clips = [(index, number) for number, index in enumerate(itertools.chain(*batches))]
+        size, more = divmod(len(clips), self.world)
+        start = self.rank * size + min(self.rank, more)
+        own = clips[start : start + size + (self.rank < more)]
+        return own or [(clips[0][0], -1)]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         epoch, done = self.start_epoch, self.start_batch
         while True:
-            for batch in self.epoch(epoch)[done:]:
-                yield [(epoch, index) for index in batch]
+            batches = self.epoch(epoch)
+            for first in range(done, len(batches), self.world):
+                part = self.share(batches[first : first + self.world])
+                yield [(epoch, index, number) for index, number in part]
             epoch, done = epoch + 1, 0
 
 
@@ -163,28 +250,70 @@ class Source(Protocol):
         """Number of clips."""
 
 
-def choose_workers(dataset: Source, *, cpus: int | None = None) -> int:
+def choose_workers(dataset: Source, *, cpus: int | None = None, processes: int = 1) -> int:
     """Return how many loader processes serve a data set.
 
     None when it is in memory or tiny, or when there is no spare core.
+
+    Args:
+        dataset: what they read.
+        cpus: of this machine; None counts them.
+        processes: that train on this machine, each with loaders of its own.
     """
-    count = cpus if cpus is not None else (os.cpu_count() or 1)
+    count = (cpus if cpus is not None else (os.cpu_count() or 1)) // processes
     if dataset.memory.clips or len(dataset) < TINY_DATASET or count < 3:
         return 0
     return min(MAX_WORKERS, count - 1)
 
 
 def _quiet_worker(worker: int) -> None:
-    """Leave Ctrl-C to the main process, which saves: a worker that dies of it takes it along."""
+    """Leave signals to the main process, which saves: a worker that dies of one takes it along.
+
+    Ctrl-C, torchrun and job systems send theirs to the whole group of processes. Workers see by themselves when the
+    main process is gone.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+class _Numbered(Dataset[tuple[int, Any]]):
+    """Clips with their numbers in the whole batch."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[int, Any]:
+        epoch, index, number = key
+        return number, self._dataset[epoch, index]
+
+
+@dataclass(frozen=True)
+class _Together(Generic[T]):
+    """Collates clips that come with their numbers."""
+
+    put_together: Callable[[Sequence[Any]], T | SvcError]
+
+    def __call__(self, items: Sequence[tuple[int, Any]]) -> T | SvcError:
+        # As `collate` does, which then finds nothing to change: numbers and clips stay side by side.
+        rows = sorted(items, key=lambda item: -getattr(item[1], "frames", 0))
+        batch = self.put_together([clip for _, clip in rows])
+        if isinstance(batch, SvcError):
+            return batch
+        numbers = tuple(number for number, _ in rows)
+        filler = min(numbers) < 0
+        return replace(batch, numbers=(0,) if filler else numbers, filler=filler)
 
 
 def stream(
-    dataset: ClipDataset, order: EpochBatches, *, workers: int, pin: bool
+    dataset: ClipDataset,
+    order: EpochBatches,
+    *,
+    workers: int,
+    pin: bool,
+    ranks: Ranks | None = None,
 ) -> Iterator[Batch]:
     """Yield batches of a voice for ever; arguments as `stream_of`."""
-    yield from stream_of(dataset, order, collate, workers=workers, pin=pin)
+    yield from stream_of(dataset, order, collate, workers=workers, pin=pin, ranks=ranks)
 
 
 def stream_of(
@@ -194,6 +323,7 @@ def stream_of(
     *,
     workers: int,
     pin: bool,
+    ranks: Ranks | None = None,
 ) -> Iterator[T]:
     """Yield batches for ever, in the order given.
 
@@ -203,17 +333,19 @@ def stream_of(
         put_together: makes a batch of clips, or returns the first error among them.
         workers: loader processes; they live as long as the iterator.
         pin: put batches into pinned memory (for a CUDA device).
+        ranks: the processes that train together; all of them take a batch at the same time.
 
     Yields:
-        The batches.
+        The batches, with their weights in the whole batch.
 
     Raises:
         SvcError: a clip cannot be read or does not fit; names the file.
+        PeerError: that happened to another process.
     """
     loader: DataLoader[Any] = DataLoader(
-        dataset,
+        _Numbered(dataset),
         batch_sampler=order,
-        collate_fn=put_together,
+        collate_fn=_Together(put_together),
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=_quiet_worker,
@@ -222,6 +354,17 @@ def stream_of(
         generator=torch.Generator(),
     )
     for batch in loader:
-        if isinstance(batch, SvcError):
+        failed = isinstance(batch, SvcError)
+        if ranks is None or ranks.world == 1:
+            if failed:
+                raise batch
+            yield batch
+            continue
+        # An error of one is told by that one; the others leave at the same step, with whole nets.
+        table = ranks.table([failed, *((0, 0, 0) if failed or batch.filler else batch.extent)])
+        if failed:
             raise batch
-        yield batch
+        if any(row[0] for row in table):
+            raise PeerError("")
+        shares = shares_of([row[1:3] for row in table], ranks.rank)
+        yield replace(batch, shares=shares, width=int(max(row[3] for row in table)))

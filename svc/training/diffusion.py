@@ -14,10 +14,13 @@ from typing import Any
 import torch
 
 from svc.config import DiffusionConfig, load_diffusion_config
+from svc.dataset.feature_settings import FeatureSettings
 from svc.diffusion.loading import CONFIG_NAME
 from svc.errors import ConfigError
 from svc.progress import Progress
+from svc.training import state
 from svc.training.batches import TINY_DATASET, EpochBatches, stream_of
+from svc.training.checks import tell
 from svc.training.diffusion_checks import (
     DiffusionLists,
     check_config,
@@ -41,10 +44,21 @@ from svc.training.diffusion_resume import RunFacts, check_same_run, restore
 from svc.training.diffusion_step import DiffusionLearner
 from svc.training.diffusion_task import DiffusionTask
 from svc.training.diffusion_validation import Validation, check_sampling
+from svc.training.following import begin_together, journal_of, task_of
 from svc.training.journal import Journal
-from svc.training.loop import Position, Schedule, StopSignal, run
+from svc.training.loaders import lost_loaders
+from svc.training.loop import Position, Schedule, run
+from svc.training.probe import (
+    AUTO,
+    find_batch_size,
+    longest_clips,
+    settle_batch_size,
+    with_batch_size,
+)
+from svc.training.ranks import Ranks
 from svc.training.resume import order_facts
-from svc.training.rundir import move_aside, publish
+from svc.training.rundir import move_aside, publish, remove_halves
+from svc.training.stopping import StopSignal
 
 _LOG, _EVENTS = "log_info.txt", "logs"
 _WARNING = logging.WARNING
@@ -70,19 +84,33 @@ def train(
         SvcError: config, data, checkpoint or device are not usable, or the loss is not finite; says
             what to do.
     """
+    with Ranks.from_environment() as ranks:
+        return _train(options, ranks, progress, loading)
+
+
+def _train(
+    options: DiffusionTrainOptions,
+    ranks: Ranks,
+    progress: Progress | None,
+    loading: Progress | None,
+) -> DiffusionTrainResult:
     # ---- everything that can be wrong is looked at before anything is written --------------------
     written = load_diffusion_config(options.config)
     config = apply_overrides(written, options)
     check_config(config)
     run_dir = Path(config.env.expdir)
-    device, strange_device = choose_device(config, options.device)
+    asked = options.device or ("cpu" if config.device == "cpu" else None)
+    device, strange_device = choose_device(config, ranks.device(asked))
     start = find_start(run_dir, options.resume)
     settings = feature_settings(config)
     lists = read_lists(config, settings)
     cache = choose_cache(config, device)
-    order = order_facts(lists.training, batch_size=config.train.batch_size, seed=options.seed)
-    facts = RunFacts(config, settings.of("mel"), {**order, "crop": crop_frames(config)})
     content = load_start(start) if start.model is not None else None
+    earlier = None
+    if content is not None and start.kind == "resume":
+        earlier = state.exact_position(content, content["global_step"])
+    config, searching = settle_batch_size(config, options.batch_size, earlier)
+    facts = _facts(config, settings, lists, options.seed)
     if content is not None and start.kind == "resume":
         check_same_run(facts, run_dir, start, content)
     if options.threads is not None:
@@ -98,34 +126,53 @@ def train(
     del content  # as large as the net and its optimiser
 
     dataset = DiffusionDataset(
-        config, settings, lists.training.paths, seed=options.seed, cache=cache
+        config, settings, lists.training.paths,
+        seed=options.seed, cache=cache, store=lists.training.store,
+    )  # fmt: skip
+    cache = dataset.keeps
+    workers = choose_workers(
+        options.num_workers, config, cache, device, len(dataset), processes=ranks.local_world
     )
-    workers = choose_workers(options.num_workers, config, cache, device, len(dataset))
     kept = dataset.preload(loading) if cache is not None else 0
     validation = Validation(
-        config, settings, lists.validation.paths, samples=options.val_samples, vocoder=vocoder
-    )
+        config, settings, lists.validation.paths if ranks.is_main else [],
+        samples=options.val_samples, vocoder=vocoder, store=lists.validation.store,
+    )  # fmt: skip
+    if searching:
+        size, found = find_batch_size(
+            learner, ranks, longest_clips(dataset, collate, lengths), len(lengths)
+        )
+        config, notes = with_batch_size(config, size), [*notes, found]
+        facts = _facts(config, settings, lists, options.seed)
+    same = {**facts.order, "step": position.step, "config": state.config_hash(config)}
+    begin_together(learner, ranks, same)
 
     # ---- from here on the run folder changes -----------------------------------------------------
-    notes += prepare_folder(written, run_dir, start, position)
+    if ranks.is_main:
+        notes += prepare_folder(written, run_dir, start, position)
+    logs: dict[str, Any] = {"log_name": _LOG, "events": _EVENTS, "evaluation": None}
     with (
-        Journal(run_dir, position.step + 1, log_name=_LOG, events=_EVENTS, evaluation=None) as journal,
-        StopSignal() as stop,
-    ):  # fmt: skip
+        journal_of(ranks, run_dir, position.step + 1, **logs) as journal,
+        StopSignal(cut_waits=ranks.world == 1) as stop,
+        lost_loaders(),
+    ):
         for note in notes:
             journal.note(note)
         texts = [text for text in (strange_device, silent) if text is not None]
         _tell(journal, config, lists, len(validation), settings.n_mels, texts)
+        tell(journal.note, lists.training, lists.validation)
         journal.note(
             f"{len(dataset)} clips, {len(lists.validation.paths)} held out, {workers} loader "
             f"processes, in memory: {f'{kept / 1e6:.0f} MB' if cache is not None else 'nothing'}"
         )
         task = DiffusionTask(
-            learner, facts, run_dir, journal, validation, position, keep=options.keep
-        )
+            learner, facts, run_dir, journal, validation, position,
+            keep=options.keep, max_bad=options.max_bad_steps, patience=options.patience, stop=stop,
+        )  # fmt: skip
+        task.trouble.go_on(earlier)
         sequence = EpochBatches(
             lengths, config.train.batch_size, seed=options.seed,
-            epoch=position.epoch, batch=position.batch,
+            epoch=position.epoch, batch=position.batch, rank=ranks.rank, world=ranks.world,
         )  # fmt: skip
         schedule = Schedule(
             config.train.interval_log,
@@ -137,15 +184,19 @@ def train(
         first, began = position.step, time.monotonic()
         pin = device.type == "cuda" and not (cache and cache.device.type == "cuda")
         reason = run(
-            task,
-            stream_of(dataset, sequence, collate, workers=workers, pin=pin),
+            task_of(task, ranks, options.seed),
+            stream_of(dataset, sequence, collate, workers=workers, pin=pin, ranks=ranks),
             len(sequence),
             position,
             schedule,
             stop=stop,
             progress=progress,
+            note=journal.note,
+            agree=ranks.agree,
+            world=ranks.world,
         )
         journal.note(f"ended by {reason} at step {position.step}, epoch {position.epoch}")
+        task.trouble.tell_summary()
     models = list_models(run_dir)
     return DiffusionTrainResult(
         run_dir=run_dir,
@@ -157,14 +208,22 @@ def train(
         model=models[max(models)] if models else None,
         best=None if task.best is None else task.best.path,
         losses=task.losses,
+        trouble=task.trouble.summary(),
     )
+
+
+def _facts(
+    config: DiffusionConfig, settings: FeatureSettings, lists: DiffusionLists, seed: int
+) -> RunFacts:
+    order = order_facts(lists.training, batch_size=config.train.batch_size, seed=seed)
+    return RunFacts(config, settings.of("mel"), {**order, "crop": crop_frames(config)})
 
 
 def apply_overrides(config: DiffusionConfig, options: DiffusionTrainOptions) -> DiffusionConfig:
     """Return the config with the values given on the command line. Raises ConfigError."""
     given: dict[str, Any] = {
         "epochs": options.epochs,
-        "batch_size": options.batch_size,
+        "batch_size": None if options.batch_size == AUTO else options.batch_size,
         "lr": options.learning_rate,
         "interval_log": options.log_interval,
         "interval_val": options.eval_interval,
@@ -182,6 +241,8 @@ def choose_workers(
     cache: Cache | None,
     device: torch.device,
     n_clips: int,
+    *,
+    processes: int = 1,
 ) -> int:
     """Return how many loader processes serve the clips.
 
@@ -191,6 +252,7 @@ def choose_workers(
         cache: where the clips are kept.
         device: where the net is.
         n_clips: clips in the list.
+        processes: that train on this machine, each with loaders of its own.
 
     Raises:
         ConfigError: processes are asked for and cannot reach the clips.
@@ -204,7 +266,7 @@ def choose_workers(
         return 0
     if asked is not None:
         return asked
-    spare = (os.cpu_count() or 1) - 1
+    spare = (os.cpu_count() or 1) // processes - 1
     shares = multiprocessing.get_start_method(allow_none=False) == "fork"
     if n_clips < TINY_DATASET or spare < 2:
         return 0
@@ -218,10 +280,7 @@ def prepare_folder(
     config: DiffusionConfig, run_dir: Path, start: Start, position: Position
 ) -> list[str]:
     """Make room for this run in its folder; returns lines for the log."""
-    notes = []
-    for file in run_dir.glob(".tmp-*.pt"):
-        file.unlink(missing_ok=True)
-        notes.append(f"removed {file}: half of a save that was killed")
+    notes = remove_halves(run_dir)
     here = start.model is not None and start.model.parent.resolve() == run_dir.resolve()
     named = model_path(run_dir, position.step)
     if start.model is not None and here and start.model.name not in (named.name, "model_0.pt"):

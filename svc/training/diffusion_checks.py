@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,10 +15,11 @@ from svc.config import (
     load_vocoder_config,
 )
 from svc.dataset.feature_settings import MEL_PARTS, FeatureSettings
+from svc.dataset.store import ClipStore, open_store
 from svc.devices import available_devices, resolve_device
 from svc.diffusion.loading import check_diffusion_config
 from svc.errors import ConfigError, DatasetError, MissingFileError
-from svc.training.checks import CheckedList, check_features, header_frames, listed_clips
+from svc.training.checks import CheckedList, listed_clips, look_over
 from svc.training.diffusion_clips import Cache, DiffusionDataset, crop_frames, too_short
 from svc.vocoder.nsf_hifigan import (
     NsfHifigan,
@@ -88,8 +89,9 @@ def feature_settings(config: DiffusionConfig) -> FeatureSettings:
 def read_lists(config: DiffusionConfig, settings: FeatureSettings) -> DiffusionLists:
     """Read and check both file lists of a config.
 
-    Every clip is there, has a known speaker, the right rate and all feature files; one clip per
-    speaker is opened to compare units and mels with the config.
+    Every clip is there, has a known speaker, the right rate and all features; these belong to the
+    recordings of today, to the encoder and to the vocoder; one clip per speaker is opened to compare
+    units and mels with the config.
 
     Args:
         config: the whole config; paths in its lists count from the working directory.
@@ -101,8 +103,12 @@ def read_lists(config: DiffusionConfig, settings: FeatureSettings) -> DiffusionL
     Raises:
         SvcError: the first kind of trouble found, naming files and the next step.
     """
-    listing = Path(config.data.training_files)
-    everything = _read(config, listing)
+    listings = [Path(config.data.training_files), Path(config.data.validation_files)]
+    listing = listings[0]
+    clips = [listed_clips(path, config.spk) for path in listings]
+    parts = ("units", "f0", "volume", *MEL_PARTS)
+    store = open_store(settings, parts, [*clips[0], *clips[1]])
+    everything = _read(listing, clips[0], store)
     if not everything.paths:
         raise DatasetError(
             f"the file list {listing} is empty; put recordings into dataset_raw/<voice>/ and run  "
@@ -116,29 +122,25 @@ def read_lists(config: DiffusionConfig, settings: FeatureSettings) -> DiffusionL
             f"all {len(pairs)} clips of {listing} are too short, the longest: "
             f"{too_short(path, frames, config)}"
         )
-    validation = _read(config, Path(config.data.validation_files))
-    _open_one_of_each(config, settings, [*(path for path, _ in long), *validation.paths])
-    return DiffusionLists(
-        CheckedList([path for path, _ in long], [frames for _, frames in long]),
-        validation,
-        [path for path, frames in pairs if frames < crop_frames(config)],
+    validation = _read(listings[1], clips[1], store)
+    _open_one_of_each(config, store, [*(path for path, _ in long), *validation.paths])
+    training = replace(
+        everything,
+        paths=[path for path, _ in long],
+        frames=[frames for _, frames in long],
+        dropped=[path for path, frames in pairs if frames < crop_frames(config)],
     )
+    return DiffusionLists(training, validation, training.dropped)
 
 
-def _read(config: DiffusionConfig, listing: Path) -> CheckedList:
-    paths = listed_clips(listing, config.spk)
-    check_features(listing, paths, ("units", "f0", "volume", *MEL_PARTS), flag=" --use_diff")
-    data = config.data
-    return CheckedList(
-        paths, [header_frames(path, data.sampling_rate, data.block_size) for path in paths]
-    )
+def _read(listing: Path, paths: list[Path], store: ClipStore) -> CheckedList:
+    found = look_over(listing, paths, store, flag=" --use_diff")
+    return CheckedList(paths, found.frames, store=store, notes=found.notes, warnings=found.warnings)
 
 
-def _open_one_of_each(
-    config: DiffusionConfig, settings: FeatureSettings, paths: Sequence[Path]
-) -> None:
+def _open_one_of_each(config: DiffusionConfig, store: ClipStore, paths: Sequence[Path]) -> None:
     first = {path.parent.name: path for path in reversed(paths)}
-    dataset = DiffusionDataset(config, settings, list(first.values()))
+    dataset = DiffusionDataset(config, store.settings, list(first.values()), store=store)
     for index in range(len(dataset)):
         dataset.whole(index, 1)
 

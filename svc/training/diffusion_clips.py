@@ -1,13 +1,14 @@
 """Clips of the diffusion model: what one recording gives to a batch (spec_diffusion 11).
 
 Every random choice is drawn from (seed, epoch, index), so the number of loader processes and the
-point of a resume change nothing.
+point of a resume change nothing; nor does it matter whether clips come from a pack or from their
+files.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,13 +17,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from svc.audio.frames import expand_units
 from svc.config import DiffusionConfig
 from svc.dataset.feature_settings import FeatureSettings
-from svc.dataset.features import FeatureCache
+from svc.dataset.store import ClipStore, Features, Mels, take
 from svc.errors import DatasetError, SvcError
 from svc.progress import Progress
 from svc.training.batches import Tensors
+from svc.training.clips import stretch_units
 
 
 @dataclass(frozen=True)
@@ -79,27 +80,63 @@ def batch_of(clips: Sequence[DiffusionClip]) -> DiffusionBatch:
 
 
 @dataclass(frozen=True)
-class _Recording:
-    """All of a recording's features."""
+class _Part:
+    """A stretch of a recording, N frames."""
 
-    mel: Tensor  # (N, M)
-    aug_mel: Tensor  # (N, M)
-    units: Tensor  # (N, U), stretched to the frames
-    f0: Tensor
-    volume: Tensor
-    aug_volume: Tensor
-    key_shift: float  # of the augmented mel, semitones
+    mel: Tensor  # (N, M), perhaps in half precision
+    units: Tensor  # (N, U), stretched to the frames, of the same precision
+    f0: Tensor  # (N,)
+    volume: Tensor  # (N,)
+    key_shift: float  # of the mel, semitones
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> _Part:
+        """Return it with all tensors changed."""
+        return _Part(
+            mel=change(self.mel),
+            units=change(self.units),
+            f0=change(self.f0),
+            volume=change(self.volume),
+            key_shift=self.key_shift,
+        )
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """All of a recording's features, of which a part costs no more than that part."""
+
+    features: Features
+    mels: Mels
+    frames: int
+    mode: str  # `data.unit_interpolate_mode`
+
+    def part(self, start: int, stop: int, *, augmented: bool) -> _Part:
+        units = stretch_units(self.features.units, self.frames, start, stop, self.mode)
+        mels, volume = self.mels, self.features.volume
+        if augmented or volume is None:
+            volume = mels.aug_volume
+        return _Part(
+            mel=take(mels.aug_mel if augmented else mels.mel, start, stop),
+            units=units.T.contiguous(),
+            f0=take(self.features.f0, start, stop),
+            volume=take(volume, start, stop),
+            key_shift=mels.key_shift if augmented else 0.0,
+        )
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """All of a recording's features in memory, ready to be cut."""
+
+    plain: _Part
+    changed: _Part  # in pitch and loudness; its units and F0 are those of `plain`
 
     @property
     def frames(self) -> int:
-        return self.f0.shape[0]
+        return self.plain.f0.shape[0]
 
-    def kept(self, device: torch.device, half: bool) -> _Recording:
-        """Return it as it is kept in memory: what is large in half precision."""
-        kind = torch.float16 if half else torch.float32
-        large = {name: getattr(self, name).to(device, kind) for name in ("mel", "aug_mel", "units")}
-        small = {name: getattr(self, name).to(device) for name in ("f0", "volume", "aug_volume")}
-        return replace(self, **large, **small)
+    def part(self, start: int, stop: int, *, augmented: bool) -> _Part:
+        source = self.changed if augmented else self.plain
+        return source.each(lambda values: values[start:stop])
 
 
 @dataclass(frozen=True)
@@ -108,6 +145,21 @@ class Cache:
 
     device: torch.device
     half: bool  # mels and units in float16
+
+    def rounded(self, part: _Part) -> _Part:
+        """Return a part with what is large in the precision that it is kept in."""
+        kind = torch.float16 if self.half else torch.float32
+        return replace(part, mel=part.mel.to(kind), units=part.units.to(kind))
+
+    def keep(self, recording: _Recording) -> _Kept:
+        """Return a recording as it is kept."""
+        plain, changed = (
+            self.rounded(recording.part(0, recording.frames, augmented=augmented))
+            for augmented in (False, True)
+        )
+        plain = plain.each(lambda values: values.to(self.device))
+        mel, volume = changed.mel.to(self.device), changed.volume.to(self.device)
+        return _Kept(plain, replace(plain, mel=mel, volume=volume, key_shift=changed.key_shift))
 
 
 def crop_frames(config: DiffusionConfig) -> int:
@@ -125,7 +177,9 @@ class DiffusionDataset(Dataset["DiffusionClip | SvcError"]):
         settings: what the features have to be made with.
         paths: recordings; the name of the folder is the speaker.
         seed: start of every draw.
-        cache: where clips are kept; None reads them each time.
+        cache: where clips are kept; None reads them each time. What lies in packs is not kept in
+            the memory of the CPU, see `svc.training.clips.plan_memory`; only its rounding is done.
+        store: reads the clips; None = from their files.
     """
 
     def __init__(
@@ -136,11 +190,12 @@ class DiffusionDataset(Dataset["DiffusionClip | SvcError"]):
         *,
         seed: int = 0,
         cache: Cache | None = None,
+        store: ClipStore | None = None,
     ) -> None:
         self.config, self.paths, self.seed, self.cache = config, list(paths), seed, cache
+        self.store = store or ClipStore(settings)
         self._crop = crop_frames(config)
-        self._features = FeatureCache(settings)
-        self._kept: dict[int, _Recording] = {}
+        self._kept: dict[int, _Kept] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -155,6 +210,12 @@ class DiffusionDataset(Dataset["DiffusionClip | SvcError"]):
             return self.crop(index, epoch)
         except SvcError as error:
             return error
+
+    @property
+    def keeps(self) -> Cache | None:
+        """Where clips are kept indeed; None = nowhere."""
+        paged = self.cache is not None and self.cache.device.type == "cpu" and self.store.packs
+        return None if paged else self.cache
 
     def preload(self, progress: Progress | None = None) -> int:
         """Read every clip into memory; returns the bytes it takes.
@@ -171,8 +232,10 @@ class DiffusionDataset(Dataset["DiffusionClip | SvcError"]):
                     f"the GPU's memory holds {index} of {len(self)} clips; set "
                     '"train.cache_device" to cpu'
                 ) from error
-            tensors = (value for value in vars(clip).values() if isinstance(value, Tensor))
-            size += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+            if isinstance(clip, _Kept):
+                parts = [*vars(clip.plain).values(), clip.changed.mel, clip.changed.volume]
+                tensors = (value for value in parts if isinstance(value, Tensor))
+                size += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
             if progress is not None:
                 progress(index + 1, len(self.paths), path.name)
         return size
@@ -203,33 +266,41 @@ class DiffusionDataset(Dataset["DiffusionClip | SvcError"]):
         return self._clip(index, recording, 0, min(recording.frames, max_frames), augmented=False)
 
     def _clip(
-        self, index: int, recording: _Recording, start: int, length: int, *, augmented: bool
+        self,
+        index: int,
+        recording: _Recording | _Kept,
+        start: int,
+        length: int,
+        *,
+        augmented: bool,
     ) -> DiffusionClip:
-        part, path = slice(start, start + length), self.paths[index]
-        f0, shift = recording.f0[part], recording.key_shift
+        part = recording.part(start, start + length, augmented=augmented)
+        if self.cache is not None:
+            part = self.cache.rounded(part)
+        path = self.paths[index]
         return DiffusionClip(
-            mel=(recording.aug_mel if augmented else recording.mel)[part],
-            units=recording.units[part],
-            f0=f0 * 2.0 ** (shift / 12.0) if augmented else f0,
-            volume=(recording.aug_volume if augmented else recording.volume)[part],
+            mel=part.mel,
+            units=part.units,
+            f0=part.f0 * 2.0 ** (part.key_shift / 12.0) if augmented else part.f0,
+            volume=part.volume,
             speaker=self.config.spk[path.parent.name] if self.config.model.n_speakers > 1 else 0,
-            aug_shift=shift if augmented else 0.0,
+            aug_shift=part.key_shift,
             name=str(path),
         )
 
-    def _recording(self, index: int) -> _Recording:
+    def _recording(self, index: int) -> _Recording | _Kept:
         kept = self._kept.get(index)
         if kept is not None:
             return kept
         recording = self._read(self.paths[index])
-        if self.cache is not None:
-            recording = recording.kept(self.cache.device, self.cache.half)
-            self._kept[index] = recording
-        return recording
+        if self.keeps is None:
+            return recording
+        self._kept[index] = self.keeps.keep(recording)
+        return self._kept[index]
 
     def _read(self, path: Path) -> _Recording:
         data = self.config.data
-        features, mels = self._features.load(path), self._features.load_mels(path)
+        features, mels = self.store.features(path), self.store.mels(path)
         if features.units.shape[0] != data.encoder_out_channels:
             raise DatasetError(
                 f"the units of {path} are {features.units.shape[0]} wide and the config says "
@@ -245,22 +316,7 @@ class DiffusionDataset(Dataset["DiffusionClip | SvcError"]):
                 f"{path} has {lengths[0]} frames of f0 and {lengths[2]} of mel: its feature files "
                 "belong to several versions of it; delete them and run  svc preprocess --use_diff"
             )
-        units = expand_units(features.units, frames, data.unit_interpolate_mode)
-        recording = _Recording(
-            mel=mels.mel[:frames],
-            aug_mel=mels.aug_mel[:frames],
-            units=units.T.contiguous(),  # frame after frame: a crop is one stretch of memory
-            f0=features.f0[:frames],
-            volume=features.volume[:frames],
-            aug_volume=mels.aug_volume[:frames],
-            key_shift=mels.key_shift,
-        )
-        if not bool(torch.isfinite(recording.units).all()):
-            raise DatasetError(
-                f"the units of {path} hold values that are not numbers; delete its feature files "
-                "and run  svc preprocess --use_diff"
-            )
-        return recording
+        return _Recording(features, mels, frames, data.unit_interpolate_mode)
 
 
 def too_short(path: Path, frames: int, config: DiffusionConfig) -> DatasetError:

@@ -128,7 +128,7 @@ def load_start(start: Start) -> dict[str, Any]:
 
 
 def _load(path: Path, kind: str) -> dict[str, Any]:
-    content = load_checkpoint(path)
+    content = load_checkpoint(path, verify=kind == "resume")
     diffusion_tensors(content, str(path))
     step = content.get("global_step")
     if kind == "resume" and (type(step) is not int or step < 0):
@@ -199,7 +199,7 @@ def save_best(run_dir: Path, best: Best, content: Mapping[str, Any], config: str
     """
     write_text(best.path.with_name(CONFIG_NAME), config)
     known = {"validation_loss": best.loss, "measure": best.measure}
-    save_checkpoint({**content, EXTRA: {**content[EXTRA], **known}}, best.path)
+    save_checkpoint({**content, EXTRA: {**content[EXTRA], **known}}, best.path, read_back=True)
     for step, path in list_models(run_dir / BEST).items():
         if step != best.step:
             path.unlink(missing_ok=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from svc.errors import ConfigError
-from svc.training.options import check_numbers
+from svc.training.options import check_numbers, clips_asked
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,18 @@ class DiffusionTrainOptions:
     """``auto`` (newest model of the run folder), ``never``, or the path of a model_*.pt."""
     num_workers: int | None = None
     """Loader processes."""
-    batch_size: int | None = None
-    """Clips per step."""
+    batch_size: int | Literal["auto"] | None = None
+    """Clips per step; ``auto`` finds it out, and a run that goes on keeps it."""
+    max_bad_steps: int = 10
+    """Steps in a row without a finite loss after which the run goes back to its newest checkpoint."""
     learning_rate: float | None = None
     """AdamW learning rate before it decays."""
     log_interval: int | None = None
     """Steps between two log lines."""
     eval_interval: int | None = None
     """Steps between two validations, each with a save."""
+    patience: int | None = None
+    """Validations without a lower loss after which the run ends; None goes on."""
     keep: int = 1
     """Newest saves to keep, besides those of ``train.interval_force_save``; 0 keeps all."""
     val_samples: int = 4
@@ -48,9 +53,11 @@ class DiffusionTrainOptions:
 
     def __post_init__(self) -> None:
         """Check every value that does not depend on a file."""
-        whole = ("threads", "max_steps", "epochs", "log_interval", "eval_interval", "batch_size")
+        whole = (
+            "threads", "max_steps", "epochs", "log_interval", "eval_interval", "max_bad_steps", "patience",
+        )  # fmt: skip
         check_numbers(
-            {name: getattr(self, name) for name in whole},
+            {**{name: getattr(self, name) for name in whole}, **clips_asked(self.batch_size)},
             {name: getattr(self, name) for name in ("learning_rate", "max_minutes")},
             self.seed,
         )
@@ -75,10 +82,14 @@ class DiffusionTrainResult:
     seconds: float
     """Wall time of this call's training, without loading."""
     reason: str
-    """Why it ended: ``max_steps``, ``epochs``, ``max_minutes``, ``SIGINT`` or ``SIGTERM``."""
+    """Why it ended: ``max_steps``, ``epochs``, ``max_minutes``, ``patience``, ``SIGINT`` or
+    ``SIGTERM``.
+    """
     model: Path | None
     """The newest model."""
     best: Path | None
     """The one with the lowest loss on held-out clips."""
     losses: dict[str, float]
     """"loss" of the last logged step, "validation" of the last validation."""
+    trouble: str | None = None
+    """A line about steps that were skipped; None where there was none."""

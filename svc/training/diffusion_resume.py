@@ -47,7 +47,12 @@ class RunFacts:
 
 
 def checkpoint(
-    learner: DiffusionLearner, position: Position, facts: RunFacts, *, optimizer: bool
+    learner: DiffusionLearner,
+    position: Position,
+    facts: RunFacts,
+    *,
+    optimizer: bool,
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the dictionary that is saved.
 
@@ -56,6 +61,7 @@ def checkpoint(
         position: what is done.
         facts: of the run.
         optimizer: with its state, three quarters of the size.
+        more: entries of single parts of a run, see `state.run_keys`.
     """
     config = facts.config
     content: dict[str, Any] = {
@@ -64,13 +70,16 @@ def checkpoint(
     }
     if optimizer:
         content["optimizer"] = state.plain_optimizer(learner.optimizer)
-    content[state.EXTRA] = {
+    entry = {
         "format": state.FORMAT,
         "version": __version__,
         "step": position.step,
         "epoch": position.epoch,
         "batch": position.batch,
         "order": dict(facts.order),
+        # Both by the number of the step: there is no state.
+        "scheduler": {"gamma": config.train.gamma, "decay_step": config.train.decay_step},
+        "rng": {"seed": learner.seed},
         "scaler": learner.scaler.state_dict(),
         "config": config.to_dict(),
         "config_hash": state.config_hash(config),
@@ -78,6 +87,7 @@ def checkpoint(
         "speakers": dict(config.spk),
         "encoder": config.data.encoder,
     }
+    content[state.EXTRA] = {**entry, **state.plain_entries(more or {}, entry)}
     return content
 
 

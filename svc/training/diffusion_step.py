@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from svc.config import DiffusionConfig
 from svc.config.diffusion import DiffusionTrain
 from svc.diffusion.unit2mel import Unit2Mel
 from svc.errors import ConfigError
+from svc.synthesizer.blocks import at_least_float32
+from svc.training.descent import descend
 from svc.training.diffusion_clips import DiffusionBatch
-from svc.training.numerics import FiniteGuard, adamw, gradient_norm, half_dtype, make_scaler
+from svc.training.draws import ClipDraws, diffusion_noise
+from svc.training.microbatch import Dice, MicroBatches, cut
+from svc.training.numerics import FiniteGuard, adamw, all_finite, half_dtype, make_scaler
+from svc.training.ranks import Ranks
 
 _BETAS, _EPS = (0.9, 0.999), 1e-8
 _PRECISIONS = ("fp32", "fp16", "bf16")
@@ -73,51 +77,83 @@ class DiffusionLearner:
         )
         self.scaler = make_scaler(self.dtype, device)
         self.guard = FiniteGuard(device)
+        self.micro = MicroBatches(device)
+        self.ranks = Ranks.single()
 
     @property
     def learning_rate(self) -> float:
         """Learning rate of the last step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The net, whose optimizer is in `optimizers`."""
+        return (self.model,)
+
+    @property
+    def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        """Its optimizer."""
+        return (self.optimizer,)
+
+    def sound(self) -> bool:
+        """Return whether all weights are finite numbers; waits for the device."""
+        return all_finite(self.modules)
+
     def step(self, batch: DiffusionBatch, step: int, *, detailed: bool) -> DiffusionDetail | None:
-        """Train on one batch.
+        """Train on one batch, in parts where it does not fit into memory.
+
+        A step whose loss or gradient is not finite is left out on the device, and `guard` is told.
 
         Args:
             batch: on any device.
             step: number of the step, from 1.
-            detailed: measure what is logged.
+            detailed: return what is logged.
 
         Returns:
             What is logged, for a detailed step.
 
         Raises:
-            SvcError: the loss is not finite; names the clips.
+            DeviceError: not even one clip fits into memory.
         """
+        count, n_frames, n_mels = batch.mel.shape
+        draws = ClipDraws(self.seed, step, batch.numbers, self.device)
+        times, noise = diffusion_noise(draws, self.model.k_step_max, n_mels, n_frames)
         batch = batch.to(self.device)
         self.optimizer.param_groups[0]["lr"] = learning_rate(self.config.train, step)
+
+        def attempt(parts: list[slice]) -> Tensor:
+            self.optimizer.zero_grad(set_to_none=True)
+            losses = []
+            for where in parts:
+                weight = batch.shares.clips * len(batch.names[where]) / count
+                losses.append(self._teach(cut(batch, where), times[where], noise[where], weight))
+            return torch.stack(losses).sum()
+
+        dice = Dice(self.device)
+        loss = self.micro.run(count, attempt, dice.restore)
+        bad = torch.zeros((), dtype=torch.bool, device=self.device)
+        norm, bad = descend(self, self.optimizer, [loss], bad)
+        self.scaler.update()
+        sums = [x.flatten(1).sum(1) for x in (batch.mel, batch.units, batch.f0, batch.volume)]
+        sound = torch.isfinite(torch.stack(sums)).all(0)
+        values = {"loss": loss, "gradient norm g": norm}
+        self.guard.watch(step, batch.names, values, bad, sound)
+        return DiffusionDetail(loss, norm) if detailed else None
+
+    def _teach(self, batch: DiffusionBatch, times: Tensor, noise: Tensor, weight: float) -> Tensor:
+        """Add the gradients of some clips; returns their share of the loss."""
+        mel = at_least_float32(batch.mel)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             loss = self.model.loss(
-                batch.mel.float().transpose(1, 2),
-                batch.units.float(),
+                mel.transpose(1, 2),
+                at_least_float32(batch.units),
                 batch.f0,
                 batch.volume,
                 batch.speaker,
                 aug_shift=batch.aug_shift,
-                generator=self._draws(step),
+                times=times,
+                noise=noise.to(mel.dtype),
             )
-        self.guard.watch({"loss": loss}, step, batch.names)
-        self.optimizer.zero_grad(set_to_none=True)
+        loss = loss * weight
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        norm = torch.zeros(())
-        if detailed:
-            self.scaler.unscale_(self.optimizer)
-            norm = gradient_norm(self.model.parameters())
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return DiffusionDetail(loss.detach(), norm) if detailed else None
-
-    def _draws(self, step: int) -> torch.Generator:
-        """Return the random numbers of a step: of its own, so that a resume needs no state."""
-        # On the device, where millions of numbers per step cost nothing.
-        number = np.random.SeedSequence([self.seed, step]).generate_state(1, np.uint64)[0]
-        return torch.Generator(self.device).manual_seed(int(number))
+        return loss.detach()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -16,11 +16,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from svc.audio.io import read_audio
 from svc.config import DiffusionConfig
 from svc.dataset.feature_settings import FeatureSettings
+from svc.dataset.store import ClipStore, take
 from svc.diffusion.unit2mel import Unit2Mel
 from svc.training.diffusion_clips import DiffusionDataset, batch_of
+from svc.training.stopping import never
 from svc.vocoder.nsf_hifigan import NsfHifigan
 
 T = TypeVar("T")
@@ -59,6 +60,7 @@ class Validation:
         paths: the clips.
         samples: how many of them are sung.
         vocoder: turns mels into audio; None = pictures only.
+        store: reads the clips; None = from their files.
     """
 
     def __init__(
@@ -69,11 +71,12 @@ class Validation:
         *,
         samples: int,
         vocoder: NsfHifigan | None,
+        store: ClipStore | None = None,
     ) -> None:
         self.config, self.vocoder = config, vocoder
         self._counted = _spread(paths, LOSS_CLIPS)
         self._sung = _spread(range(len(self._counted)), samples)
-        self._clips = DiffusionDataset(config, settings, self._counted)
+        self._clips = DiffusionDataset(config, settings, self._counted, store=store)
         rate = config.data.sampling_rate / config.data.block_size
         self._max_frames = max(1, int(_MAX_SECONDS * rate))
 
@@ -89,10 +92,16 @@ class Validation:
         return f"{zlib.crc32(repr(facts).encode('utf-8', 'surrogatepass')):08x}"
 
     @torch.no_grad()
-    def loss(self, model: Unit2Mel, device: torch.device) -> float:
-        """Return the mean loss, at the same times and with the same noise each time."""
+    def loss(
+        self, model: Unit2Mel, device: torch.device, stopping: Callable[[], bool] = never
+    ) -> float | None:
+        """Return the mean loss, at the same times and with the same noise each time; None when it
+        was left because `stopping` said so.
+        """
         losses = []
         for index in range(len(self)):
+            if stopping():
+                return None
             clip = self._clips.whole(index, self._max_frames)
             draws = torch.Generator().manual_seed(_SEED + index)
             # One time of each eighth of the schedule: a plain draw varies more than models do.
@@ -136,10 +145,14 @@ class Validation:
                 name=f"{path.parent.name}_{path.stem}.wav",
                 truth=mel[0].cpu().numpy(),
                 made=made[0].cpu().numpy(),
-                recorded=None if wav is None else _recorded(path, len(wav)),
+                recorded=None if wav is None else self._recorded(path, len(wav)),
                 wav=wav,
                 real_time_factor=(time.perf_counter() - began) / seconds,
             )
+
+    def _recorded(self, path: Path, length: int) -> FloatArray:
+        wav: FloatArray = take(self._clips.store.samples(path).values, 0, length).numpy()
+        return wav
 
     @torch.no_grad()
     def _audio(self, mel: Tensor, f0: Tensor, index: int) -> FloatArray | None:
@@ -154,11 +167,6 @@ def check_sampling(config: DiffusionConfig, model: Unit2Mel) -> None:
     """Refuse an `infer` section that the first validation would fail with. Raises ConfigError."""
     steps = model.k_step_max if model.only_refines else None
     model.check_infer(config.infer.method, k_step=steps, speedup=config.infer.speedup)
-
-
-def _recorded(path: Path, length: int) -> FloatArray:
-    wav, _ = read_audio(path)
-    return np.ascontiguousarray(wav[:length], dtype=np.float32)
 
 
 def _spread(items: Sequence[T], count: int) -> list[T]:

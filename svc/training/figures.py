@@ -96,3 +96,28 @@ def curves_image(curves: dict[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.u
     axes.set_xlabel("frames")
     axes.legend(loc="upper right")
     return _pixels(figure)
+
+
+def pitch_image(tracks: dict[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.uint8]:
+    """Draw pitch tracks, as a listener hears them: on a logarithmic axis, with gaps where unvoiced.
+
+    Args:
+        tracks: label -> (N,) Hz, 0 = unvoiced; later ones are drawn over earlier ones.
+
+    Returns:
+        (H, W, 3) RGB, 10 by 2 inches at 100 dots per inch.
+    """
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    figure, axes = _canvas()
+    for place, (label, f0) in enumerate(tracks.items()):
+        width = 3.0 if place == 0 else 1.0  # the first one stays visible below the others
+        axes.plot(np.where(f0 > 0, f0, np.nan), label=label, linewidth=width, alpha=0.8)
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_locator(LogLocator(base=2, subs=(1.0, 1.5)))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("frames")
+    axes.set_ylabel("Hz")
+    axes.legend(loc="best")  # high notes are as likely as low ones
+    return _pixels(figure)

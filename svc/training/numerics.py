@@ -1,7 +1,8 @@
-"""Number formats, optimisers and the watch for numbers that are none."""
+"""Number formats, optimisers, and the watch for numbers that are none."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from svc.config import TrainConfig
-from svc.errors import ConfigError, SvcError
+from svc.errors import ConfigError
 
 WEIGHT_DECAY = 0.01  # AdamW's default, which the original trains with (spec_core 10, T16)
+NORMS = ("gradient norm d", "gradient norm g")
+"""Names of what is watched besides losses."""
 _FUSED_DEVICES = ("cpu", "cuda", "mps")
 
 
@@ -107,66 +110,106 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     )
 
 
+def all_finite(modules: Iterable[nn.Module]) -> bool:
+    """Return whether every parameter is a finite number; waits for the device."""
+    norms = [
+        norm
+        for module in modules
+        for norm in torch._foreach_norm([p.detach() for p in module.parameters()], torch.inf)
+    ]
+    return bool(torch.isfinite(torch.stack(norms)).all())
+
+
+@dataclass(frozen=True)
+class SeenStep:
+    """What the host learns of a step."""
+
+    step: int
+    names: tuple[str, ...]
+    """Clips of the batch."""
+    values: dict[str, float]
+    """Losses and gradient norms."""
+    bad: bool
+    """Whether it was skipped because a number was not finite, here or in another process."""
+    suspects: tuple[str, ...]
+    """Clips that gave what is not finite, where that is known."""
+
+    @property
+    def strange(self) -> dict[str, float]:
+        """Values that are not finite."""
+        return {name: value for name, value in self.values.items() if not math.isfinite(value)}
+
+
 @dataclass(frozen=True)
 class _Watched:
     step: int
-    what: tuple[str, ...]
-    values: Tensor  # (K,) on the host, filled once `ready`
     names: tuple[str, ...]
+    what: tuple[str, ...]
+    numbers: Tensor  # (1 + K + B,) on the host, filled once `ready`
     ready: torch.cuda.Event | None
 
 
 class FiniteGuard:
-    """Raises when a loss is not a finite number, naming the clips of its batch.
+    """Tells the host which steps were skipped, without making any step wait.
 
     On a CUDA device the numbers travel to the host beside the computation and are looked at a few
-    steps later, so that no step waits; `drain` looks at all of them, and is called before anything
-    is saved.
+    steps later; `drain` without `keep` looks at all of them, and is called before anything is saved.
 
     Args:
         device: where the losses are.
     """
 
-    _BEHIND = 3  # steps
-
     def __init__(self, device: torch.device) -> None:
         self._on_cuda = device.type == "cuda"
         self._pending: deque[_Watched] = deque()
+        self.behind = 3 if self._on_cuda else 0
+        """Steps whose numbers may be on their way."""
 
-    def watch(self, losses: Mapping[str, Tensor], step: int, names: tuple[str, ...]) -> None:
-        """Look at the losses of a step, at once or soon.
+    def watch(
+        self,
+        step: int,
+        names: tuple[str, ...],
+        values: Mapping[str, Tensor],
+        bad: Tensor,
+        sound: Tensor,
+    ) -> None:
+        """Send the numbers of a step on their way to the host.
 
         Args:
-            losses: 0-dimensional tensors by name.
-            step: number of the step.
+            step: its number.
             names: clips of the batch.
-
-        Raises:
-            SvcError: a loss of this or of a recent step is NaN or infinite.
+            values: losses and gradient norms by name, each ().
+            bad: () bool, whether the step was skipped for what is not finite.
+            sound: (B,) bool, clips that gave finite numbers.
         """
-        values, ready = torch.stack([value.detach().float() for value in losses.values()]), None
+        row = [bad.detach().float(), *(value.detach().float() for value in values.values())]
+        numbers, ready = torch.cat([torch.stack(row), sound.detach().float()]), None
         if self._on_cuda:
-            host = torch.empty(values.shape, pin_memory=True)
-            host.copy_(values, non_blocking=True)
-            values, ready = host, torch.cuda.Event()  # type: ignore[no-untyped-call]
+            host = torch.empty(numbers.shape, pin_memory=True)
+            host.copy_(numbers, non_blocking=True)
+            numbers, ready = host, torch.cuda.Event()  # type: ignore[no-untyped-call]
             ready.record()
-        self._pending.append(_Watched(step, tuple(losses), values, names, ready))
-        self.drain(keep=self._BEHIND if self._on_cuda else 0)
+        self._pending.append(_Watched(step, names, tuple(values), numbers, ready))
 
-    def drain(self, keep: int = 0) -> None:
-        """Look at all watched steps but the last `keep`. Raises SvcError."""
+    def drain(self, keep: int = 0) -> list[SeenStep]:
+        """Return what is known by now of steps that were not returned before, all but the last
+        `keep`.
+        """
+        seen = []
         while len(self._pending) > keep:
             watched = self._pending.popleft()
             if watched.ready is not None:
                 watched.ready.synchronize()
-            bad = [
-                f"{name} = {value}"
-                for name, value in zip(watched.what, watched.values.tolist(), strict=True)
-                if value - value != 0.0
-            ]
-            if bad:
-                raise SvcError(
-                    f"the loss is not a finite number at step {watched.step} ({', '.join(bad)}); "
-                    f"clips of this batch: {', '.join(watched.names)}; listen to them, or lower "
-                    "--learning_rate; nothing of this was saved, the last checkpoint is good"
+            bad, *numbers = watched.numbers.tolist()
+            count = len(watched.what)
+            sound = zip(watched.names, numbers[count:], strict=True)
+            seen.append(
+                SeenStep(
+                    watched.step,
+                    watched.names,
+                    dict(zip(watched.what, numbers[:count], strict=True)),
+                    bool(bad),
+                    tuple(name for name, good in sound if not good),
                 )
+            )
+        return seen

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from svc.errors import ConfigError
+from svc.training.best import Record
 
 
 def check_numbers(
@@ -30,6 +32,13 @@ def check_numbers(
             raise ConfigError(f"--{name} is {value}, and must be above 0")
     if seed is not None and not 0 <= seed < 2**63:
         raise ConfigError(f"--seed is {seed}, and must be 0 or more")
+
+
+def clips_asked(batch_size: int | str | None) -> dict[str, int | None]:
+    """Return ``--batch_size`` as a number to check; ``auto`` is none. Raises ConfigError."""
+    if isinstance(batch_size, str) and batch_size != "auto":
+        raise ConfigError(f"--batch_size is {batch_size!r}, and must be a number or auto")
+    return {"batch_size": batch_size if isinstance(batch_size, int) else None}
 
 
 @dataclass(frozen=True)
@@ -60,10 +69,18 @@ class TrainOptions:
     """Steps between two log lines."""
     eval_interval: int | None = None
     """Steps between two evaluations with a save."""
-    batch_size: int | None = None
-    """Clips per step."""
+    batch_size: int | Literal["auto"] | None = None
+    """Clips per step; ``auto`` finds it out, and a run that goes on keeps it."""
+    max_bad_steps: int | None = None
+    """Steps in a row without a finite loss after which the run goes back to its newest checkpoint."""
     learning_rate: float | None = None
     """AdamW learning rate of both nets at epoch 1."""
+    patience: int | None = None
+    """Evaluations without a better score after which the run ends; None goes on."""
+    ema: bool = True
+    """Keep an average of the weights, as `train.ema_decay` says; False: none."""
+    keep: int | None = None
+    """Newest pairs of G and D to keep; 0 keeps all."""
     force: bool = False
     """Go on where tensors, speakers or the model section differ from the checkpoint."""
     run_root: Path = Path("logs")
@@ -76,12 +93,16 @@ class TrainOptions:
                 f"--model {self.model!r} is not a name: give one folder name without slashes; "
                 "the folder above it is --run_root"
             )
-        whole = ("threads", "max_steps", "epochs", "log_interval", "eval_interval", "batch_size")
+        whole = (
+            "threads", "max_steps", "epochs", "log_interval", "eval_interval", "max_bad_steps", "patience",
+        )  # fmt: skip
         check_numbers(
-            {name: getattr(self, name) for name in whole},
+            {**{name: getattr(self, name) for name in whole}, **clips_asked(self.batch_size)},
             {name: getattr(self, name) for name in ("learning_rate", "max_minutes")},
             self.seed,
         )
+        if self.keep is not None and self.keep < 0:
+            raise ConfigError(f"--keep is {self.keep}, and must be 0 or more")
 
     @property
     def run_dir(self) -> Path:
@@ -104,10 +125,20 @@ class TrainResult:
     seconds: float
     """Wall time of this call's training, without loading."""
     reason: str
-    """Why it ended: ``max_steps``, ``epochs``, ``max_minutes``, ``SIGINT`` or ``SIGTERM``."""
+    """Why it ended: ``max_steps``, ``epochs``, ``max_minutes``, ``patience``, ``SIGINT`` or
+    ``SIGTERM``.
+    """
     generator: Path | None
     """The newest G checkpoint."""
     discriminator: Path | None
     """The newest D checkpoint."""
     losses: dict[str, float]
     """Losses at the last logged step."""
+    scores: dict[str, float]
+    """Of this call's last evaluation."""
+    best: Path | None
+    """What scored best on held-out clips."""
+    record: Record | None
+    """What it scored."""
+    trouble: str | None = field(default=None, kw_only=True)
+    """A line about steps that were skipped; None where there was none."""

@@ -26,7 +26,7 @@ def measure_ranges(
 
     Args:
         config: names the speakers.
-        training: the clips; only their F0 files are read.
+        training: the clips; only their F0 is read.
         run_dir: folder of the run.
         resumed: the checkpoint of G that the run goes on from; None = it begins anew.
 
@@ -44,7 +44,7 @@ def measure_ranges(
         except SvcError as error:
             notes.append(f"earlier ranges of the voices are left out: {error}")
     frame_seconds = config.data.hop_length / config.data.sampling_rate
-    known |= ranges_of_clips(training.paths, frame_seconds)
+    known |= ranges_of_clips(training.paths, frame_seconds, training.store)
     ranges = {speaker: known[speaker] for speaker in config.spk if speaker in known}
     for speaker in config.spk:
         what = ranges[speaker].summary() if speaker in ranges else "not known, nothing is voiced"

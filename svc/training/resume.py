@@ -25,6 +25,7 @@ from svc.training.rundir import (
     check_same_voice,
     cut_off_saves,
     publish_config,
+    remove_halves,
     set_aside,
 )
 from svc.training.step import Adversaries
@@ -202,10 +203,7 @@ def prepare_folder(
         kind: of the run.
         later: files beside the checkpoints that move away with those of later steps.
     """
-    notes = []
-    for file in run_dir.glob(".tmp-*.pth"):
-        file.unlink(missing_ok=True)
-        notes.append(f"removed {file}: half of a save that was killed")
+    notes = remove_halves(run_dir)
     if resume == "auto":
         for file in cut_off_saves(run_dir, kind):
             file.unlink(missing_ok=True)

@@ -158,7 +158,7 @@ def load_pair(start: Start) -> tuple[dict[str, Any], dict[str, Any] | None]:
     if start.generator is None:
         raise ValueError("a fresh start has no checkpoints")
     try:
-        return _load_two(start.generator, start.discriminator)
+        return _load_two(start.generator, start.discriminator, verify=start.kind == "resume")
     except CheckpointError as error:
         if start.kind == "base":
             raise
@@ -171,10 +171,11 @@ def load_pair(start: Start) -> tuple[dict[str, Any], dict[str, Any] | None]:
 
 
 def _load_two(
-    generator: Path, discriminator: Path | None
+    generator: Path, discriminator: Path | None, *, verify: bool
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    two = [load_checkpoint(path) for path in (generator, discriminator) if path is not None]
-    for path, content in zip((generator, discriminator), two, strict=False):
+    paths = [path for path in (generator, discriminator) if path is not None]
+    two = [load_checkpoint(path, verify=verify) for path in paths]
+    for path, content in zip(paths, two, strict=True):
         if not isinstance(content.get("model"), Mapping) or not content["model"]:
             what = "vocoder" if generator.name.startswith("V_") else "voice"
             raise CheckpointError(f'{path}: holds no "model"; it is not a checkpoint of a {what}')
@@ -183,7 +184,7 @@ def _load_two(
 
 def _readable(folder: Path, step: int, kind: Kind) -> bool:
     try:
-        _load_two(folder / f"{kind}_{step}.pth", folder / f"D_{step}.pth")
+        _load_two(folder / f"{kind}_{step}.pth", folder / f"D_{step}.pth", verify=True)
     except SvcError:
         return False
     return True
@@ -276,6 +277,17 @@ def publish(content: bytes, target: Path) -> Path | None:
     with atomic_path(target) as temporary:
         temporary.write_bytes(content)
     return backup
+
+
+def remove_halves(run_dir: Path) -> list[str]:
+    """Remove what saves that were killed have left in a run's folder and the folders in it; returns
+    lines for the log.
+    """
+    notes = []
+    for file in (*run_dir.glob(".tmp-*"), *run_dir.glob("*/.tmp-*")):
+        file.unlink(missing_ok=True)
+        notes.append(f"removed {file}: half of a save that was killed")
+    return notes
 
 
 def set_aside(run_dir: Path, after: int, more: Iterable[Path] = ()) -> Path | None:

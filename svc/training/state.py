@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from svc import __version__
-from svc.checkpoint import load_state, prune, save_checkpoint, strip_prefix
+from svc.checkpoint import load_state, strip_prefix
 from svc.config import SvcConfig, TrainConfig
 from svc.errors import CheckpointError
 from svc.training.loop import Position
-from svc.training.rundir import Kind, RunConfig
+from svc.training.rundir import RunConfig
 from svc.vocoder.weight_norm import respell_state
 
 EXTRA = "svc"
@@ -96,10 +96,11 @@ def extra_keys(
     device: torch.device,
     scaler: torch.amp.GradScaler,
     order: Mapping[str, Any],
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the ``svc`` entry of a voice's checkpoint; arguments as `run_keys`."""
     return {
-        **run_keys(config, position, device, scaler, order),
+        **run_keys(config, position, device, scaler, order, more),
         "speakers": dict(config.spk),
         "encoder": config.model.speech_encoder,
         "released": False,
@@ -112,6 +113,7 @@ def run_keys(
     device: torch.device,
     scaler: torch.amp.GradScaler,
     order: Mapping[str, Any],
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what every ``svc`` entry of a checkpoint holds: plain values, which safe loading reads.
 
@@ -121,9 +123,14 @@ def run_keys(
         device: where the nets are.
         scaler: the loss scaler.
         order: facts that decide which clips batch number n of an epoch holds.
+        more: entries of single parts of a run by their name, such as "trouble" or "ema"; plain
+            values and tensors in plain containers.
+
+    Raises:
+        ValueError: `more` holds something else, or takes a name that has a meaning here.
     """
     train = config.train
-    return {
+    entry = {
         "format": FORMAT,
         "version": __version__,
         "step": position.step,
@@ -136,6 +143,36 @@ def run_keys(
         "config": config.to_dict(),
         "config_hash": config_hash(config),
     }
+    return {**entry, **plain_entries(more or {}, entry)}
+
+
+def plain_entries(more: Mapping[str, Any], taken: Collection[str]) -> dict[str, Any]:
+    """Return entries for the ``svc`` key with their tensors on the CPU.
+
+    Args:
+        more: entries by name.
+        taken: names that are not free.
+
+    Raises:
+        ValueError: a name is taken, or a value is none that every torch reads safely.
+    """
+    for name in more:
+        if name in taken:
+            raise ValueError(f'the entry "{name}" has a meaning of its own')
+    return {name: _plain(value, name) for name, value in more.items()}
+
+
+def _plain(value: Any, where: str) -> Any:
+    # Exactly these types: of a class of its own, even one made from int, a safe reader makes nothing.
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if type(value) in (list, tuple):
+        return type(value)(_plain(item, where) for item in value)
+    if isinstance(value, Mapping) and all(type(key) in (str, int) for key in value):
+        return {key: _plain(item, f"{where}/{key}") for key, item in value.items()}
+    raise ValueError(f"{where} is a {type(value).__name__}, which a checkpoint cannot hold")
 
 
 def checkpoint(
@@ -153,41 +190,6 @@ def checkpoint(
         "learning_rate": config.train.learning_rate,
         EXTRA: dict(extra),
     }
-
-
-def save_pair(
-    run_dir: Path,
-    step: int,
-    generator: Mapping[str, Any],
-    discriminator: Mapping[str, Any],
-    *,
-    keep: int,
-    kind: Kind = "G",
-) -> tuple[Path, Path]:
-    """Write D, then G (or V), then delete old pairs.
-
-    G is what a resume looks for, so whenever it is there, its D is.
-
-    Args:
-        run_dir: folder of the run.
-        step: goes into the names.
-        generator: dictionary of G.
-        discriminator: dictionary of D.
-        keep: pairs to keep, step 0 not counted; 0 keeps all.
-        kind: what the name of the generator's file begins with.
-
-    Returns:
-        The two paths.
-
-    Raises:
-        OutputError: full disk, read-only folder; the earlier pair is whole.
-    """
-    paths = run_dir / f"{kind}_{step}.pth", run_dir / f"D_{step}.pth"
-    save_checkpoint(discriminator, paths[1])
-    save_checkpoint(generator, paths[0])
-    prune(run_dir, kind, keep)
-    prune(run_dir, "D", keep)
-    return paths
 
 
 # ---- reading -------------------------------------------------------------------------------------

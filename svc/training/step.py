@@ -8,10 +8,15 @@ from torch import Tensor
 from svc.audio.frames import slice_segments
 from svc.audio.mel import synthesizer_mel
 from svc.config import SvcConfig
+from svc.synthesizer.blocks import at_least_float32
 from svc.synthesizer.losses import GeneratorLosses, generator_losses
 from svc.synthesizer.model import Synthesizer, SynthesizerOutput
+from svc.synthesizer.output import TrainingNoise
 from svc.training.batches import Batch
-from svc.training.pair import NetPair
+from svc.training.draws import ClipDraws, training_noise
+from svc.training.microbatch import cut
+from svc.training.pair import Made, NetPair, Pictures
+from svc.training.ranks import Shares
 from svc.training.task import StepDetail
 from svc.vocoder.discriminator import Discriminator, Judgement
 
@@ -62,49 +67,80 @@ class Adversaries(NetPair[Synthesizer]):
         Args:
             batch: on any device.
             step: number of the step, from 1.
-            detailed: measure gradient norms and keep what is drawn.
+            detailed: return what is logged.
 
         Returns:
             What is logged, for a detailed step.
 
         Raises:
-            SvcError: a loss is not finite; names the clips.
+            DeviceError: not even one clip fits into memory.
         """
+        # Before the batch is on its way: the host needs the lengths, and must not wait for them.
+        lengths = batch.lengths.tolist()
+        noise = self._draw(batch, step, lengths)
         batch = batch.to(self.device)
-        hop, frames = self.config.data.hop_length, self.config.segment_frames
-        with self.autocast():
-            output = self.generator(
-                batch.units, batch.f0, batch.uv, batch.spec, batch.speaker, batch.lengths,
-                batch.volume,
-            )  # fmt: skip
-        starts = output.starts.to(self.device)
+
+        def make(where: slice, shares: Shares) -> Made:
+            part, draws = cut(batch, where), None if noise is None else cut(noise, where)
+            with self.autocast():
+                output = self.generator(
+                    part.units, part.f0, part.uv, part.spec, part.speaker, part.lengths,
+                    part.volume, draws=draws,
+                )  # fmt: skip
+            return self._compare(part, output, shares)
+
+        losses, norms, draw = self.learn(make, lengths, batch.shares, step, batch.names)
+        return StepDetail(losses, norms, *draw()) if detailed else None
+
+    def _draw(self, batch: Batch, step: int, lengths: list[int]) -> TrainingNoise | None:
+        """Draw a step's random numbers; a net for comparisons draws like the original, by itself."""
+        if self.generator.compat:
+            return None
+        return training_noise(
+            ClipDraws(self.config.train.seed, step, batch.numbers, self.device),
+            lengths,
+            batch.n_frames,
+            channels=self.config.model.inter_channels,
+            segment_frames=self.config.segment_frames,
+            source=self.generator.dec.m_source,
+        )
+
+    def _compare(self, batch: Batch, output: SynthesizerOutput, shares: Shares) -> Made:
+        """Put what was made beside what was recorded."""
+        train, hop, frames = (
+            self.config.train,
+            self.config.data.hop_length,
+            self.config.segment_frames,
+        )
         # A mel is taken frame by frame, so the mel of the windows is the windows of the clip's mel.
-        real_mel = self.mel.from_spec(slice_segments(batch.spec, starts, frames))
-        real = slice_segments(batch.wav, starts * hop, frames * hop)
-        fake = output.wav.float()
+        real_mel = self.mel.from_spec(slice_segments(batch.spec, output.starts, frames))
+        fake = at_least_float32(output.wav)
         fake_mel = self.mel(fake[:, 0])
 
-        def loss_of(judgement: Judgement | None) -> GeneratorLosses:
+        def losses(judgement: Judgement | None) -> GeneratorLosses:
+            by_clips = dict.fromkeys(("mel", "fm", "gen"), shares.clips)
             return generator_losses(
                 output,
                 real_mel,
                 fake_mel,
-                c_mel=self.config.train.c_mel,
-                c_kl=self.config.train.c_kl,
+                c_mel=train.c_mel,
+                c_kl=train.c_kl,
                 fake_scores=judgement[1] if judgement else None,
                 real_maps=judgement[2] if judgement else (),
                 fake_maps=judgement[3] if judgement else (),
+                factors={**by_clips, "kl": shares.frames, "lf0": shares.cells},
             )
 
-        losses, norms = self.learn(real, fake, loss_of, step, batch.names, measure=detailed)
-        if not detailed:
-            return None
-        mels = {
-            "slice/mel_org": real_mel[0],
-            "slice/mel_gen": fake_mel[0].detach(),
-            "all/mel": self.mel.from_spec(batch.spec[:1])[0],
-        }
-        return StepDetail(losses, norms, mels, _pitch_curves(output))
+        def draw() -> Pictures:
+            mels = {
+                "slice/mel_org": real_mel[0],
+                "slice/mel_gen": fake_mel[0].detach(),
+                "all/mel": self.mel.from_spec(batch.spec[:1])[0],
+            }
+            return mels, _pitch_curves(output)
+
+        real = slice_segments(batch.wav, output.starts * hop, frames * hop)
+        return Made(real, fake, losses, draw)
 
 
 def _pitch_curves(output: SynthesizerOutput) -> dict[str, dict[str, Tensor]]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-import torch
 from torch import Tensor
 
 from svc.config import TrainConfig
-from svc.errors import SvcError
 from svc.training import figures
 from svc.training.journal import Journal
-from svc.training.numerics import FiniteGuard
+from svc.training.trouble import Trouble, Watched
 
 _ORDER = ("disc", "gen", "fm", "mel", "kl")  # of the log line, spec_core 7.3
 _JUDGED = ("total", "disc", "gen")  # losses with a scalar of another name, or none
@@ -36,10 +36,8 @@ class StepDetail:
 Batch_contra = TypeVar("Batch_contra", contravariant=True)
 
 
-class Learners(Protocol[Batch_contra]):
+class Learners(Watched, Protocol[Batch_contra]):
     """Two nets that take a step together."""
-
-    guard: FiniteGuard
 
     @property
     def learning_rate(self) -> float:
@@ -60,8 +58,10 @@ class AdversarialTask(Generic[Batch_contra]):
 
     Args:
         nets: what learns.
-        train: its rates and its batch size.
+        train: its rates, and how much trouble it takes to go back.
+        run_dir: folder of the run.
         journal: where to log.
+        advice: what the user can change where losses are not finite.
         shown: losses of the progress line, with their digits.
     """
 
@@ -69,16 +69,23 @@ class AdversarialTask(Generic[Batch_contra]):
         self,
         nets: Learners[Batch_contra],
         train: TrainConfig,
+        run_dir: Path,
         journal: Journal,
         *,
+        advice: str,
         shown: Mapping[str, int],
     ) -> None:
         self._nets, self._train, self.journal, self._shown = nets, train, journal, dict(shown)
         self.losses: dict[str, float] = {}
+        self.epoch = 1
         self._detail: StepDetail | None = None
+        self.trouble = Trouble(
+            nets, run_dir, journal, self.roll_back, max_bad=train.max_bad_steps, advice=advice
+        )
 
     def start_epoch(self, epoch: int) -> None:
         """Set the learning rate while it warms up."""
+        self.epoch = epoch
         warmup = self._train.warmup_epochs
         if epoch <= warmup:
             self._nets.set_learning_rate(self._train.learning_rate * epoch / warmup)
@@ -90,15 +97,15 @@ class AdversarialTask(Generic[Batch_contra]):
 
     def step(self, batch: Batch_contra, step: int, *, detailed: bool) -> None:
         """Train on one batch."""
-        try:
-            detail = self._nets.step(batch, step, detailed=detailed)
-        except torch.cuda.OutOfMemoryError as error:
-            raise SvcError(
-                f"the GPU ran out of memory at step {step} with batch_size "
-                f"{self._train.batch_size}; lower "
-                '--batch_size, or set "train.fp16_run" to true; go on with the same command'
-            ) from error
+        detail = self._nets.step(batch, step, detailed=detailed)
         self._detail = detail or self._detail
+        self.trouble.look(step, self.epoch)
+
+    def roll_back(self) -> Path | None:
+        """Fill everything from the newest checkpoint of the run; returns its path, or None."""
+        raise NotImplementedError
+
+    # ---- log lines -------------------------------------------------------------------------------
 
     def log(self, step: int, rate: float, waiting: float) -> str:
         """Write scalars and pictures of the last detailed step."""
@@ -106,6 +113,9 @@ class AdversarialTask(Generic[Batch_contra]):
         if detail is None:
             return ""
         losses = {name: float(value) for name, value in detail.losses.items()}
+        self._detail = None
+        if not all(map(math.isfinite, losses.values())):
+            return f"{rate:.2g}/s wait {waiting:.0%} skipped"
         self.losses = losses
         lr = self._nets.learning_rate
         scalars = {"loss/g/total": losses["total"], "learning_rate": lr}
@@ -118,6 +128,11 @@ class AdversarialTask(Generic[Batch_contra]):
             f"loss/g/{name}": value for name, value in losses.items() if name not in _JUDGED
         }
         self.journal.scalars(scalars, step)
+        norms = {name: float(value) for name, value in detail.gradient_norms.items()}
+        self.journal.record(
+            "train", step, epoch=self.epoch, losses=losses, learning_rate=lr, gradient_norms=norms,
+            steps_per_second=rate, data_wait=waiting,
+        )  # fmt: skip
         images = {
             tag: figures.spectrogram_image(mel.cpu().numpy()) for tag, mel in detail.mels.items()
         }
@@ -125,7 +140,6 @@ class AdversarialTask(Generic[Batch_contra]):
             plain = {label: values.float().cpu().numpy() for label, values in curves.items()}
             images[tag] = figures.curves_image(plain)
         self.journal.images(images, step)
-        self._detail = None
         shown = [f"{name} {losses[name]:.4g}" for name in _ORDER if name in losses]
         reference = sum(losses[name] for name in _ORDER if name in losses)
         self.journal.note(
@@ -137,4 +151,4 @@ class AdversarialTask(Generic[Batch_contra]):
             for name, digits in self._shown.items()
             if name in losses
         ]
-        return " ".join([f"{rate:.2g}/s", *short])
+        return " ".join([f"{rate:.2g}/s wait {waiting:.0%}", *short])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,29 @@ from svc.config import find_template
 from svc.config.vocoder_training import VocoderRunConfig, load_vocoder_run_config
 from svc.devices import resolve_device
 from svc.progress import Progress
-from svc.training import figures, state
+from svc.training import state
 from svc.training.batches import EpochBatches, choose_workers, stream_of
+from svc.training.best import KEY, Contest, Record
+from svc.training.checks import tell
+from svc.training.following import begin_together, journal_of, task_of
 from svc.training.journal import Journal
-from svc.training.loop import Position, Schedule, StopSignal, run
+from svc.training.loaders import lost_loaders
+from svc.training.loop import Position, Schedule, run
+from svc.training.probe import (
+    AUTO,
+    find_batch_size,
+    longest_clips,
+    settle_batch_size,
+    with_batch_size,
+)
+from svc.training.ranks import Ranks
+from svc.training.reporting import report, show
 from svc.training.resume import clip_order, prepare_folder, restore_position
+from svc.training.rollback import roll_back
 from svc.training.rundir import Start, find_start, load_pair
+from svc.training.saving import save_pair
+from svc.training.scores import Score
+from svc.training.stopping import StoppedError, StopSignal, never
 from svc.training.task import AdversarialTask
 from svc.training.vocoder_clips import (
     VocoderBatch,
@@ -47,7 +64,7 @@ from svc.training.vocoder_files import (
 )
 from svc.training.vocoder_options import VocoderTrainOptions, VocoderTrainResult
 from svc.training.vocoder_step import VocoderPair
-from svc.training.vocoder_validation import Judge, VocoderValidation
+from svc.training.vocoder_validation import VocoderValidation
 
 TEMPLATE = "template_vocoder.json"
 _SHOWN = {"mel": 3, "gen": 2, "disc": 2}  # digits in the progress line
@@ -67,6 +84,8 @@ class VocoderTask(AdversarialTask[VocoderBatch]):
         validation: clips of the evaluation.
         order: facts that decide which clips a batch holds; saved for exact resuming.
         best: the best evaluation so far.
+        contest: the regular evaluations.
+        stop: told when there has been no better one for too long.
     """
 
     def __init__(
@@ -78,48 +97,59 @@ class VocoderTask(AdversarialTask[VocoderBatch]):
         validation: VocoderValidation,
         order: Mapping[str, Any],
         best: Best | None,
+        contest: Contest,
+        stop: StopSignal,
     ) -> None:
-        super().__init__(nets, config.train, journal, shown=_SHOWN)
+        super().__init__(
+            nets, config.train, run_dir, journal,
+            advice="lower --lr, or take --precision fp32", shown=_SHOWN,
+        )  # fmt: skip
         self.nets, self.config, self.run_dir = nets, config, run_dir
         self.validation, self.order, self.best = validation, order, best
+        self.contest, self.stop = contest, stop
+        self.scores: dict[str, float] = {}
 
-    def evaluate(self, step: int) -> None:
+    def evaluate(self, step: int, stopping: Callable[[], bool] = never) -> None:
         """Let the vocoder sing the held-out clips; keep it where it is the best so far."""
-        self.nets.guard.drain()
+        self.trouble.settle()
         if not len(self.validation):
             return
-        generator, judge = self.nets.generator.eval(), Judge(self.config)
-        rate = self.config.vocoder.sampling_rate
+        generator, clips, began = self.nets.generator.eval(), [], time.monotonic()
+        rate, count = self.config.vocoder.sampling_rate, len(self.validation)
+        measure = self.validation.measure
         try:
-            for index, clip in enumerate(self.validation.sing(generator, self.nets.device)):
-                judge.add(clip)
-                if index < _HEARD:
-                    audio = {f"gen/audio_{index}": clip.made, f"gt/audio_{index}": clip.recorded}
-                    self.journal.eval_audio(audio, step, rate)
+            for sung in self.validation.sing(generator, self.nets.device, stopping):
+                clips.append(sung.score)
+                if sung.index < _HEARD or sung.index == count - 1:
+                    show(self.journal, sung, step, rate, last=sung.index == count - 1)
+        except StoppedError:
+            return
         finally:
             generator.train()
-        drawn = {"gen/mel": clip.mel, "gt/mel": clip.truth}
-        images = {name: figures.spectrogram_image(mel) for name, mel in drawn.items()}
-        self.journal.eval_images(images, step)
-        score = judge.score()
-        self.journal.eval_scalars(
-            {f"eval/{name}": value for name, value in score.scalars().items()}, step
-        )
-        told = ", ".join(f"{name} {value:.4g}" for name, value in score.scalars().items())
-        self.journal.note(f"evaluation at step {step}: {told}")
-        best = Best(step, score.mel, self.validation.measure)
+        score = Score.of(clips)
+        self.scores = score.scalars()
+        report(self.journal, step, score, time.monotonic() - began, clips=count, measure=measure)
+        if step % self.config.train.eval_interval == 0:
+            self.contest.enter(Record(step, score.mel, measure))
+        best = Best(step, score.mel, measure)
         if self.best is None or self.best.measure != best.measure or best.mel < self.best.mel:
             save_best(self.run_dir, generator, self._config_file, best, score)
             self.best = best
+            self.journal.event("best", step, score=best.mel, path=(self.run_dir / BEST).as_posix())
             self.journal.note(f"the best so far: {self.run_dir / BEST}")
         self.journal.flush()
+
+    def roll_back(self) -> Path | None:
+        """Go back to the newest checkpoint."""
+        found = roll_back(self.nets, self.run_dir, "V")
+        return None if found is None else found[0]
 
     def save(self, position: Position) -> None:
         """Write ``V_<step>.pth`` and ``D_<step>.pth``, remove old ones, and write the export."""
         nets = self.nets
-        nets.guard.drain()
-        extra = state.run_keys(self.config, position, nets.device, nets.scaler, self.order)
-        generator, _ = state.save_pair(
+        more = {KEY: self.contest.state_dict(), **self.trouble.entries()}
+        extra = state.run_keys(self.config, position, nets.device, nets.scaler, self.order, more)
+        generator, _ = save_pair(
             self.run_dir,
             position.step,
             state.checkpoint(nets.generator, nets.optim_g, self.config, position, extra),
@@ -127,8 +157,10 @@ class VocoderTask(AdversarialTask[VocoderBatch]):
             keep=self.config.train.keep_ckpts,
             kind="V",
         )
+        position.saved = position.step  # whatever becomes of the export
         exported = export(nets.generator, self._config_file, self.run_dir)
         self.journal.note(f"saved {generator} and its D at epoch {position.epoch}, and {exported}")
+        self.contest.stop_waiting(self.stop, self.journal)
 
     @property
     def _config_file(self) -> Path:
@@ -151,8 +183,15 @@ def train_vocoder(
         SvcError: config, data, checkpoint, base or device are not usable, or a loss is not finite;
             says what to do.
     """
+    with Ranks.from_environment() as ranks:
+        return _train(options, ranks, progress)
+
+
+def _train(
+    options: VocoderTrainOptions, ranks: Ranks, progress: Progress | None
+) -> VocoderTrainResult:
     # ---- everything that can be wrong is looked at before anything is written --------------------
-    device = resolve_device(options.device)
+    device = resolve_device(ranks.device(options.device))
     run_dir = options.output
     check_folder(run_dir)
     start = find_start(run_dir, options.resume, kind="V")
@@ -167,6 +206,8 @@ def train_vocoder(
     clips, held = hold_out(list_clips(options.dataset), options.validation, options.val_clips)
     training = read_takes(config, options.dataset, clips)
     validation = read_takes(config, options.validation or options.dataset, held)
+    earlier = None if files is None else state.exact_position(files[0], start.step)
+    config, searching = settle_batch_size(config, options.batch_size, earlier)
     seed = config.train.seed
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -181,34 +222,54 @@ def train_vocoder(
             notes.append(f"--base {options.base} is not read: the run goes on")
     if base is not None:
         notes += _begin_from(nets, base)
+    contest, extra = Contest(options.patience), None
+    if files is not None and start.kind == "resume":
+        extra = state.exact_position(files[0], start.step) or {}
+        contest.load_state_dict(extra.get(KEY))
     del files, base  # as large as the nets and their optimisers
 
     dataset = VocoderDataset(config, training, seed=seed)
     if dataset.memory.clips:
         dataset.preload()
     held_out = VocoderValidation(config, validation)
+    if searching:
+        size, found = find_batch_size(
+            nets, ranks, longest_clips(dataset, collate, [1] * len(dataset)), len(dataset),
+            step=max(1, config.train.gan_start_step),
+        )  # fmt: skip
+        config, notes = with_batch_size(config, size), [*notes, found]
+        order["batch_size"] = size
+    same = {**order, "step": position.step, "config": state.config_hash(config)}
+    begin_together(nets, ranks, same)
 
     # ---- from here on the run folder changes -----------------------------------------------------
     aside = later_exports(run_dir, start.step) if options.resume != "auto" else []
-    notes += prepare_folder(config, run_dir, start, options.resume, "V", aside)
-    best = read_best(run_dir)
+    if ranks.is_main:
+        notes += prepare_folder(config, run_dir, start, options.resume, "V", aside)
+    best = read_best(run_dir) if ranks.is_main else None
     if best is not None and best.step > start.step:
         best = None  # of work that a kill took with it and that is done again
-    with Journal(run_dir, position.step + 1) as journal, StopSignal() as stop:
+    stopping = StopSignal(cut_waits=ranks.world == 1)
+    with journal_of(ranks, run_dir, position.step + 1) as journal, stopping as stop, lost_loaders():
         for note in notes:
             journal.note(note)
-        workers = choose_workers(dataset)
+        workers = choose_workers(dataset, processes=ranks.local_world)
         journal.note(
             f"{len(training.paths)} clips, {len(dataset)} crops of them an epoch, {len(held_out)} "
             f"clips held out, {workers} loader processes, in memory: "
-            f"{'clips' if dataset.memory.clips else 'nothing'}"
+            f"{dataset.memory}"
         )
+        tell(journal.note, training, validation)
         _warn(config, device, [*training.dropped, *validation.dropped], held_out, journal)
         batches = EpochBatches(
             [config.segment_frames] * len(dataset), config.train.batch_size, seed=seed,
-            epoch=position.epoch, batch=position.batch,
+            epoch=position.epoch, batch=position.batch, rank=ranks.rank, world=ranks.world,
         )  # fmt: skip
-        task = VocoderTask(nets, config, run_dir, journal, held_out, order, best)
+        task = VocoderTask(
+            nets, config, run_dir, journal, held_out, order, best, contest, stop
+        )  # fmt: skip
+        task.trouble.go_on(extra)
+        contest.stop_waiting(stop, journal)
         schedule = Schedule(
             config.train.log_interval,
             config.train.eval_interval,
@@ -218,15 +279,21 @@ def train_vocoder(
         )
         first, began = position.step, time.monotonic()
         reason = run(
-            task,
-            stream_of(dataset, batches, collate, workers=workers, pin=device.type == "cuda"),
+            task_of(task, ranks, seed),
+            stream_of(
+                dataset, batches, collate, workers=workers, pin=device.type == "cuda", ranks=ranks
+            ),
             len(batches),
             position,
             schedule,
             stop=stop,
             progress=progress,
+            note=journal.note,
+            agree=ranks.agree,
+            world=ranks.world,
         )
         journal.note(f"ended by {reason} at step {position.step}, epoch {position.epoch}")
+        task.trouble.tell_summary()
     return VocoderTrainResult(
         run_dir=run_dir,
         step=position.step,
@@ -237,6 +304,9 @@ def train_vocoder(
         generator=find_latest(run_dir, "V"),
         discriminator=find_latest(run_dir, "D"),
         losses=task.losses,
+        trouble=task.trouble.summary(),
+        scores=task.scores,
+        record=contest.best,
         exported=file if (file := run_dir / MODEL).is_file() else None,
         best=run_dir / BEST / MODEL if task.best is not None else None,
         best_score=task.best,
@@ -245,9 +315,12 @@ def train_vocoder(
 
 def apply_overrides(config: VocoderRunConfig, options: VocoderTrainOptions) -> VocoderRunConfig:
     """Return the config with the values given on the command line. Raises ConfigError."""
-    names = ("seed", "log_interval", "eval_interval", "batch_size", "learning_rate", "epochs")
+    names = (
+        "seed", "log_interval", "eval_interval", "batch_size", "learning_rate", "epochs",
+        "max_bad_steps",
+    )  # fmt: skip
     given: dict[str, Any] = {
-        name: value for name in names if (value := getattr(options, name)) is not None
+        name: value for name in names if (value := getattr(options, name)) not in (None, AUTO)
     }
     if options.keep is not None:
         given["keep_ckpts"] = options.keep

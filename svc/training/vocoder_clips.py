@@ -8,7 +8,7 @@ number of loader processes and the point of a resume change nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +16,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from svc.audio.io import read_audio
 from svc.config.vocoder_training import VocoderRunConfig
 from svc.dataset.augment import draw_gain
 from svc.dataset.feature_settings import FeatureSettings
-from svc.dataset.features import FeatureCache
 from svc.dataset.filelist import audio_in, read_filelist, scan_speakers, split
+from svc.dataset.store import ClipStore, Samples, open_store, take
 from svc.errors import DatasetError, SvcError
 from svc.progress import Progress
 from svc.training.batches import Tensors
-from svc.training.checks import CheckedList, check_features, header_frames
+from svc.training.checks import CheckedList, look_over
 from svc.training.clips import RAM_LIMIT_BYTES, Memory
 from svc.vocoder.nsf_hifigan import log_mel_of
 
 _ORDER_SEED = 1234  # of the order in which the clips of a folder are listed
-_SLACK = 3  # frames by which F0 and audio may differ, as in a voice's clips
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,7 @@ def collate(clips: Sequence[VocoderClip | SvcError]) -> VocoderBatch | SvcError:
 class Takes(CheckedList):
     """Recordings that were all found usable, with their pitch."""
 
-    f0: list[Tensor]  # (N,) Hz each
-    dropped: list[Path]  # recordings that no crop fits into
+    f0: list[Tensor] = field(default_factory=list)  # (N,) Hz each
 
 
 def list_clips(dataset: Path) -> list[Path]:
@@ -156,33 +153,16 @@ def read_takes(config: VocoderRunConfig, listing: Path, paths: Sequence[Path]) -
         SvcError: a file is missing or damaged, another rate or hop, features of another recording,
             or every clip is too short; names it and the next step.
     """
-    absent = [path for path in paths if not path.is_file()]
-    if absent:
-        raise DatasetError(
-            f"{len(absent)} clips of {listing} are not there, the first: {absent[0]}; restore them "
-            "or run  svc preprocess --stage config"
-        )
-    check_features(listing, paths, ("f0",))
     vocoder, need = config.vocoder, config.segment_frames
     rate, hop = vocoder.sampling_rate, vocoder.hop_size
     # Whatever encoder the units are of: they are not looked at.
-    features = FeatureCache(FeatureSettings(speech_encoder="", sampling_rate=rate, hop_length=hop))
-    takes = Takes([], [], [], [])
-    for path in paths:
-        frames = header_frames(path, rate, hop)
-        track = features.load_f0(path)
-        if abs(len(track) - frames) >= _SLACK:
-            raise DatasetError(
-                f"{path} has {frames} frames of {hop} samples and {len(track)} of f0: its feature "
-                f"files belong to another version of it or to another hop; delete them and run  "
-                "svc preprocess  again"
-            )
-        if not bool(np.isfinite(track.f0).all()):
-            raise DatasetError(
-                f"the f0 of {path} holds values that are not numbers; delete its feature files and "
-                "run  svc preprocess  again"
-            )
-        frames = min(frames, len(track))
+    settings = FeatureSettings(speech_encoder="", sampling_rate=rate, hop_length=hop)
+    store = open_store(settings, ("f0",), paths)
+    found = look_over(listing, paths, store)
+    takes = Takes([], [], store=store, notes=found.notes, warnings=found.warnings)
+    for path, length in zip(paths, found.frames, strict=True):
+        track = store.f0(path)
+        frames = min(length, len(track))
         if frames < need:
             takes.dropped.append(path)
             continue
@@ -219,14 +199,19 @@ class VocoderDataset(Dataset["VocoderClip | SvcError"]):
         self.config, self.takes, self.seed = config, takes, seed
         limit = RAM_LIMIT_BYTES if limit is None else limit
         size = 4 * config.vocoder.hop_size * sum(takes.frames)
-        self.memory = Memory(clips=config.train.all_in_mem or size <= limit, specs=False)
+        keep = config.train.all_in_mem or size <= limit
+        self._store = takes.store or ClipStore(
+            FeatureSettings("", config.vocoder.sampling_rate, config.vocoder.hop_size)
+        )
+        # What lies in packs need not be kept: see `plan_memory`.
+        self.memory = Memory(clips=keep and not self._store.packs, specs=False)
         self._clip_of = [
             clip
             for clip, frames in enumerate(takes.frames)
             for _ in range(frames // config.segment_frames)
         ]
         self._mel = log_mel_of(config.vocoder)
-        self._kept: dict[int, Tensor] = {}
+        self._kept: dict[int, Samples] = {}
 
     def __len__(self) -> int:
         """Crops in one epoch."""
@@ -246,7 +231,7 @@ class VocoderDataset(Dataset["VocoderClip | SvcError"]):
     def preload(self, progress: Progress | None = None) -> None:
         """Read every recording into memory. Raises SvcError for the first unusable one."""
         for index, path in enumerate(self.takes.paths):
-            self._wav(index)
+            self._samples(index)
             if progress is not None:
                 progress(index + 1, len(self.takes.paths), path.name)
 
@@ -268,10 +253,10 @@ class VocoderDataset(Dataset["VocoderClip | SvcError"]):
         rng = np.random.default_rng([self.seed, epoch, index])
         clip = self._clip_of[index]
         start = int(rng.integers(self.takes.frames[clip] - self.config.segment_frames + 1))
-        wav, gain = self._wav(clip), 1.0
+        samples, gain = self._samples(clip), 1.0
         if self.config.train.vol_aug and bool(rng.integers(2)):
-            gain = draw_gain(rng, float(wav.abs().max()))
-        return self._cut(clip, wav, start, start + self.config.segment_frames, gain)
+            gain = draw_gain(rng, samples.peak)
+        return self._cut(clip, samples, start, start + self.config.segment_frames, gain)
 
     def whole(self, clip: int, max_frames: int) -> VocoderClip:
         """Return a recording, by its place in the list, up to `max_frames` frames.
@@ -279,15 +264,15 @@ class VocoderDataset(Dataset["VocoderClip | SvcError"]):
         Raises SvcError.
         """
         stop = min(self.takes.frames[clip], max_frames)
-        return self._cut(clip, self._wav(clip), 0, stop, 1.0)
+        return self._cut(clip, self._samples(clip), 0, stop, 1.0)
 
-    def _cut(self, clip: int, wav: Tensor, start: int, stop: int, gain: float) -> VocoderClip:
+    def _cut(self, clip: int, samples: Samples, start: int, stop: int, gain: float) -> VocoderClip:
         vocoder = self.config.vocoder
         hop = vocoder.hop_size
         # A frame reaches half of (window - hop) beyond its hop on both sides.
         reach = -(-(vocoder.win_size - hop + 1) // (2 * hop))
-        first = max(0, start - reach)
-        piece = wav[first * hop : (stop + reach) * hop] * gain
+        first, last = max(0, start - reach), min(self.takes.frames[clip], stop + reach)
+        piece = take(samples.values, first * hop, last * hop) * gain
         mel = self._mel(piece[None])[0]
         return VocoderClip(
             mel=mel[:, start - first : stop - first],
@@ -296,16 +281,15 @@ class VocoderDataset(Dataset["VocoderClip | SvcError"]):
             name=str(self.takes.paths[clip]),
         )
 
-    def _wav(self, clip: int) -> Tensor:
+    def _samples(self, clip: int) -> Samples:
         kept = self._kept.get(clip)
         if kept is not None:
             return kept
         path, length = self.takes.paths[clip], self.takes.frames[clip]
-        samples, rate = read_audio(path)
-        need = length * self.config.vocoder.hop_size
-        if rate != self.config.vocoder.sampling_rate or len(samples) < need:
+        samples = self._store.samples(path)
+        vocoder = self.config.vocoder
+        if samples.rate != vocoder.sampling_rate or len(samples) < length * vocoder.hop_size:
             raise DatasetError(f"{path} has changed since the training began; begin again")
-        wav = torch.from_numpy(np.ascontiguousarray(samples[:need], dtype=np.float32))
         if self.memory.clips:
-            self._kept[clip] = wav
-        return wav
+            self._kept[clip] = samples
+        return samples

@@ -24,8 +24,8 @@ from svc.config.schema import write_section
 from svc.config.vocoder_training import VocoderRunConfig, check_same_vocoder
 from svc.errors import CheckpointError, ConfigError
 from svc.training.rundir import Start
+from svc.training.scores import Score
 from svc.training.state import plain_state
-from svc.training.vocoder_validation import Score
 from svc.vocoder.generator import Generator
 from svc.vocoder.nsf_hifigan import CONFIG_NAME, find_vocoder, read_vocoder
 
@@ -73,7 +73,7 @@ def export(generator: Generator, config_file: Path, folder: Path) -> Path:
     if not config.is_file() or config.read_bytes() != content:
         with atomic_path(config) as temporary:
             temporary.write_bytes(content)
-    save_checkpoint({"generator": plain_state(generator)}, folder / MODEL)
+    save_checkpoint({"generator": plain_state(generator)}, folder / MODEL, read_back=True)
     return folder / MODEL
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from svc.devices import precision_dtype
 from svc.errors import ConfigError
-from svc.training.options import TrainResult, check_numbers
+from svc.training.options import TrainResult, check_numbers, clips_asked
 from svc.training.vocoder_files import Best
 
 
@@ -51,23 +52,27 @@ class VocoderTrainOptions:
     """Steps between two log lines."""
     eval_interval: int | None = None
     """Steps between two evaluations, each with a save and an export."""
-    batch_size: int | None = None
-    """Crops per step."""
+    batch_size: int | Literal["auto"] | None = None
+    """Crops per step; ``auto`` finds it out, and a run that goes on keeps it."""
+    max_bad_steps: int | None = None
+    """Steps in a row without a finite loss after which the run goes back to its newest checkpoint."""
     segment_frames: int | None = None
     """Frames of a crop."""
     learning_rate: float | None = None
     """AdamW learning rate of both nets at epoch 1."""
+    patience: int | None = None
+    """Evaluations without a better score after which the run ends; None goes on."""
     keep: int | None = None
     """Newest pairs of V and D to keep; 0 keeps all."""
 
     def __post_init__(self) -> None:
         """Check every value that does not depend on a file."""
         names = (
-            "threads", "max_steps", "epochs", "log_interval", "eval_interval", "batch_size",
-            "segment_frames",
+            "threads", "max_steps", "epochs", "log_interval", "eval_interval", "max_bad_steps",
+            "segment_frames", "patience",
         )  # fmt: skip
         check_numbers(
-            {name: getattr(self, name) for name in names},
+            {**{name: getattr(self, name) for name in names}, **clips_asked(self.batch_size)},
             {"lr": self.learning_rate, "max_minutes": self.max_minutes},
             self.seed,
         )

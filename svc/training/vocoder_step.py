@@ -5,16 +5,21 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from svc.audio.mel import vocoder_mel
 from svc.config.vocoder_training import VocoderRunConfig
+from svc.synthesizer.blocks import at_least_float32
 from svc.synthesizer.losses import (
     GeneratorLosses,
     adversarial_loss,
     feature_loss,
     mel_loss,
 )
-from svc.training.pair import NetPair
+from svc.training.draws import ClipDraws, source_noise
+from svc.training.microbatch import cut
+from svc.training.pair import Made, NetPair, Pictures
+from svc.training.ranks import Shares
 from svc.training.task import StepDetail
 from svc.training.vocoder_clips import VocoderBatch
 from svc.vocoder.discriminator import Discriminator, Judgement
@@ -51,31 +56,43 @@ class VocoderPair(NetPair[Generator]):
         Args:
             batch: on any device.
             step: number of the step, from 1.
-            detailed: measure gradient norms and keep what is drawn.
+            detailed: return what is logged.
 
         Returns:
             What is logged, for a detailed step.
 
         Raises:
-            SvcError: a loss is not finite; names the clips.
+            DeviceError: not even one crop fits into memory.
         """
+        draws = ClipDraws(self.config.train.seed, step, batch.numbers, self.device)
+        count, n_frames = batch.f0.shape
+        noise = source_noise(draws, n_frames, self.generator.m_source)
         batch = batch.to(self.device)
-        with self.autocast():
-            fake = self.generator(batch.mel, batch.f0)
-        fake = fake.float()
+
+        def make(where: slice, shares: Shares) -> Made:
+            part = cut(batch, where)
+            with self.autocast():
+                fake = self.generator(part.mel, part.f0, random=cut(noise, where))
+            return self._compare(part, at_least_float32(fake), shares)
+
+        lengths = [n_frames] * count
+        losses, norms, draw = self.learn(make, lengths, batch.shares, step, batch.names)
+        return StepDetail(losses, norms, *draw()) if detailed else None
+
+    def _compare(self, batch: VocoderBatch, fake: Tensor, shares: Shares) -> Made:
+        """Put what was made beside what was recorded."""
         # Both from the crop alone, with the same edges: the same error on both sides.
         real_mel, fake_mel = self.mel(batch.wav[:, 0]), self.mel(fake[:, 0])
 
-        def loss_of(judgement: Judgement | None) -> GeneratorLosses:
+        def losses(judgement: Judgement | None) -> GeneratorLosses:
             parts = {"mel": self.config.train.c_mel * mel_loss(real_mel, fake_mel)}
             if judgement is not None:
                 _, fake_scores, real_maps, fake_maps = judgement
                 parts["fm"] = feature_loss(real_maps, fake_maps)
                 parts["gen"] = adversarial_loss(fake_scores)
-            return GeneratorLosses.of(parts)
+            return GeneratorLosses.of({name: part * shares.clips for name, part in parts.items()})
 
-        losses, norms = self.learn(batch.wav, fake, loss_of, step, batch.names, measure=detailed)
-        if not detailed:
-            return None
-        mels = {"slice/mel_org": real_mel[0], "slice/mel_gen": fake_mel[0].detach()}
-        return StepDetail(losses, norms, mels)
+        def draw() -> Pictures:
+            return {"slice/mel_org": real_mel[0], "slice/mel_gen": fake_mel[0].detach()}, {}
+
+        return Made(batch.wav, fake, losses, draw)

@@ -112,7 +112,11 @@ def _whole_frames(wav: Tensor, hop_length: int) -> Tensor:
 
 
 def load_enhancer(
-    path: str | Path, *, device: torch.device | str = "cpu", compat: bool = False
+    path: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    compat: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> Enhancer:
     """Load the vocoder of an enhancer.
 
@@ -120,10 +124,13 @@ def load_enhancer(
         path: as for `load_vocoder`.
         device: where it shall live.
         compat: see `Enhancer`.
+        dtype: of the wide convolutions, see `NsfHifigan.settle`.
 
     Raises:
         MissingFileError: a file is not there; says where it comes from and where it goes.
         ConfigError: its config is damaged or impossible.
         CheckpointError: its weights are damaged, refused, or another config's.
     """
-    return Enhancer(load_vocoder(path, device=device), compat)
+    vocoder = load_vocoder(path, device=device)
+    vocoder.settle(dtype)
+    return Enhancer(vocoder, compat)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from svc.errors import ConfigError
+from svc.vocoder.convolution import Conv1d
 from svc.vocoder.snake import SnakeAlias
 from svc.vocoder.source import HarmonicSource, PhaseStart, SourceNoise
 from svc.vocoder.weight_norm import (
@@ -150,9 +151,9 @@ class Generator(nn.Module):
         for i in range(n_stages):
             stride = math.prod(upsample_rates[i + 1 :])
             if i + 1 < n_stages:
-                conv = nn.Conv1d(1, widths[i + 1], 2 * stride, stride, (stride + 1) // 2)
+                conv = Conv1d(1, widths[i + 1], 2 * stride, stride, (stride + 1) // 2)
             else:
-                conv = nn.Conv1d(1, widths[i + 1], 1)
+                conv = Conv1d(1, widths[i + 1], 1)
             self.noise_convs.append(conv)
         self.conv_pre = WeightNormConv1d(in_channels, initial_channels, 7, padding=3)
         self.ups = nn.ModuleList(
@@ -181,7 +182,7 @@ class Generator(nn.Module):
             self.snakes = nn.ModuleList(SnakeAlias(width) for width in widths[:-1])
         self.conv_post = WeightNormConv1d(widths[-1], 1, 7, padding=3)
         self.snake_post = SnakeAlias(widths[-1]) if snake else None
-        self.cond = nn.Conv1d(gin_channels, initial_channels, 1) if gin_channels else None
+        self.cond = Conv1d(gin_channels, initial_channels, 1) if gin_channels else None
 
     @staticmethod
     def _check(initial: int, rates: Sequence[int], kernels: Sequence[int]) -> None:

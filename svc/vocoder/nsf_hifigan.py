@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,27 @@ import torch
 from torch import Tensor, nn
 
 from svc.audio.mel import LogMel, vocoder_mel
-from svc.checkpoint import load_checkpoint, load_state, strip_prefix
-from svc.config import VOCODER_TYPES, VocoderConfig, load_vocoder_config
+from svc.checkpoint import load_state
+from svc.config import VOCODER_TYPES, VocoderConfig
 from svc.empty_nets import shapes_only
-from svc.errors import CheckpointError, ConfigError, MissingFileError
-from svc.pretrained import PRETRAINED
+from svc.errors import ConfigError
+from svc.vocoder.files import CONFIG_NAME, find_vocoder, find_vocoder_config, read_vocoder
 from svc.vocoder.generator import Generator
 from svc.vocoder.mini_nsf import MiniNsfGenerator
+from svc.vocoder.settle import settle_generator
 from svc.vocoder.source import SourceNoise
 from svc.vocoder.weight_norm import respell_state
 
-CONFIG_NAME = "config.json"
-_WEIGHT_NAMES = ("model", "model.ckpt", "model.pt", "model.safetensors")
-_COMMUNITY = "nsf_hifigan/model"
+__all__ = [
+    "CONFIG_NAME",
+    "NsfHifigan",
+    "find_vocoder",
+    "find_vocoder_config",
+    "load_vocoder",
+    "log_mel_of",
+    "read_vocoder",
+]
+
 _LOG10_OF_E = 0.434294  # as the original has it
 
 
@@ -47,6 +54,10 @@ class NsfHifigan(nn.Module):
         self.mel_scale = _LOG10_OF_E if kind == "nsf-hifigan-log10" else 1.0
         self.log_mel = log_mel_of(config)
         self.generator = _generator_of(config)
+
+    def settle(self, dtype: torch.dtype = torch.float32) -> None:
+        """Lay the generator out for singing, in place; see `settle_generator`. Mels stay float32."""
+        settle_generator(self.generator, dtype)
 
     @property
     def device(self) -> torch.device:
@@ -134,80 +145,7 @@ def _generator_of(config: VocoderConfig) -> Generator:
     }
     if config.mini_nsf:
         return MiniNsfGenerator(config.num_mels, **sizes)
-    return Generator(config.num_mels, phase_start="frame", **sizes)
-
-
-def find_vocoder(path: str | Path) -> tuple[Path, Path]:
-    """Find the two files of a vocoder.
-
-    Args:
-        path: its weights, or their folder.
-
-    Returns:
-        Weights and config.
-
-    Raises:
-        MissingFileError: says which file is missing, where it comes from and where it goes.
-    """
-    given = Path(path)
-    weights = given
-    if given.is_dir():
-        found = [given / name for name in _WEIGHT_NAMES if (given / name).is_file()]
-        weights = found[0] if found else given / _WEIGHT_NAMES[0]
-    if not weights.is_file():
-        raise _missing(weights)
-    return weights, find_vocoder_config(weights)
-
-
-def find_vocoder_config(path: str | Path) -> Path:
-    """Find the config of a vocoder, which is all that measuring mels needs.
-
-    Args:
-        path: its weights, which need not be there, or their folder.
-
-    Raises:
-        MissingFileError: as `find_vocoder`.
-    """
-    given = Path(path)
-    config = given / CONFIG_NAME if given.is_dir() else given.with_name(CONFIG_NAME)
-    if not config.is_file():
-        raise _missing(config)
-    return config
-
-
-def _missing(file: Path) -> MissingFileError:
-    known = PRETRAINED[_COMMUNITY]
-    return MissingFileError(
-        f"the vocoder's file {file} is missing: unpack {known.what} ({known.size_text}, from "
-        f"{known.source}) so that model and {CONFIG_NAME} lie in {file.parent}, or name the vocoder "
-        "that you have: --vocoder, or vocoder.ckpt of the diffusion config"
-    )
-
-
-def read_vocoder(weights: Path, config_path: Path) -> tuple[VocoderConfig, dict[str, Tensor]]:
-    """Read the two files of a vocoder, found by `find_vocoder`.
-
-    Args:
-        weights: `model`.
-        config_path: `config.json`.
-
-    Returns:
-        The config, and the generator's tensors as they are named in the file.
-
-    Raises:
-        ConfigError: the config is damaged or impossible.
-        CheckpointError: the weights are damaged, refused, or another kind of vocoder's.
-    """
-    config = load_vocoder_config(config_path)
-    state = _tensors(load_checkpoint(weights), str(weights))
-    is_mini = "source_conv.weight" in state
-    if is_mini != config.mini_nsf:
-        raise CheckpointError(
-            f"{weights} holds {'a mini-NSF' if is_mini else 'an ordinary NSF-HiFiGAN'} vocoder and "
-            f"{config_path} says {'mini_nsf' if config.mini_nsf else 'that it is an ordinary one'};"
-            " both files must come from the same archive"
-        )
-    return config, state
+    return Generator(config.num_mels, phase_start="frame", snake=config.snake, **sizes)
 
 
 def load_vocoder(
@@ -245,16 +183,3 @@ def load_vocoder(
     )
     vocoder.generator.fold()
     return vocoder.eval().requires_grad_(False).to(device)
-
-
-def _tensors(checkpoint: Mapping[str, Any], what: str) -> dict[str, Tensor]:
-    state = checkpoint.get("generator", checkpoint.get("model", checkpoint))
-    if not isinstance(state, Mapping):
-        state = {}
-    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    tensors = strip_prefix(tensors)
-    if not any(name.startswith("conv_pre.") for name in tensors):
-        raise CheckpointError(
-            f'{what} is no NSF-HiFiGAN vocoder: it has no entry "generator" with its weights'
-        )
-    return tensors

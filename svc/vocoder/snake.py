@@ -82,7 +82,8 @@ class SnakeAlias(nn.Module):
         # The filter spreads over twice the samples, hence the gain of 2; the padding cuts 15
         # samples at both ends.
         taps = (2 * self.upsample.filter).expand(channels, 1, _TAPS)
-        x = F.pad(x, (5, 5), mode="replicate")
+        # Half-precision convolutions before it are no reason to filter and square in half precision.
+        x = F.pad(x.to(taps.dtype), (5, 5), mode="replicate")
         x = self.act(F.conv_transpose1d(x, taps, stride=2, padding=15, groups=channels))
         taps = self.downsample.lowpass.filter.expand(channels, 1, _TAPS)
         return F.conv1d(F.pad(x, (5, 6), mode="replicate"), taps, stride=2, groups=channels)

@@ -18,9 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from svc.vocoder.convolution import (
+    LayoutSwitch,
+    convolve,
+    convolve_columns,
+    convolve_transposed,
+)
+
 Norm = Literal["weight", "spectral"]
 
 _CONV = {1: F.conv1d, 2: F.conv2d}
+_CHANNELS_LAST = {1: convolve, 2: convolve_columns}
 _SPELLINGS = ("weight", "parametrizations.weight.original0", "parametrizations.weight.original1")
 
 
@@ -58,7 +66,7 @@ def _respell(state: dict[str, Any], prefix: str, *, folded: bool) -> None:
         state[prefix + "weight_v"] = plain if plain is not None else v
 
 
-class WeightNormConv(nn.Module):
+class WeightNormConv(LayoutSwitch, nn.Module):
     """Base of the weight-normalised convolutions: owns the parameters; subclasses say how they are
     applied.
 
@@ -127,7 +135,8 @@ class WeightNormConv1d(WeightNormConv):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve x (B, in, T)."""
-        return F.conv1d(
+        conv = convolve if self.channels_last else F.conv1d
+        return conv(
             x,
             self.plain_weight(),
             self.bias,
@@ -158,7 +167,8 @@ class WeightNormConvTranspose1d(WeightNormConv):
 
     def forward(self, x: Tensor) -> Tensor:
         """Upsample x (B, in, T)."""
-        return F.conv_transpose1d(
+        conv = convolve_transposed if self.channels_last else F.conv_transpose1d
+        return conv(
             x,
             self.plain_weight(),
             self.bias,
@@ -186,6 +196,15 @@ class WeightNormConv2d(WeightNormConv):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve x (B, in, H, W) along H."""
+        if self.channels_last:
+            return convolve_columns(
+                x,
+                self.plain_weight(),
+                self.bias,
+                stride=self.stride,
+                padding=self.padding,
+                groups=self.groups,
+            )
         return F.conv2d(
             x,
             self.plain_weight(),
@@ -196,7 +215,7 @@ class WeightNormConv2d(WeightNormConv):
         )
 
 
-class SpectralNormConv(nn.Module):
+class SpectralNormConv(LayoutSwitch, nn.Module):
     """Convolution divided by its largest singular value (Miyato et al. 2018, arXiv:1802.05957,
     algorithm 1).
 
@@ -255,6 +274,15 @@ class SpectralNormConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve x (B, in, T) or (B, in, H, W)."""
         weight = self.plain_weight()
+        if self.channels_last:
+            return _CHANNELS_LAST[self.ndim](
+                x,
+                weight,
+                self.bias,
+                stride=self.stride[0],
+                padding=self.padding[0],
+                groups=self.groups,
+            )
         return _CONV[self.ndim](
             x, weight, self.bias, stride=self.stride, padding=self.padding, groups=self.groups
         )

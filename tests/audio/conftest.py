@@ -7,8 +7,12 @@ every checkout; large arrays are thinned as their names say.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,3 +52,42 @@ def phrases() -> Callable[..., np.ndarray]:
         return wav.astype(np.float32)
 
     return make
+
+
+@pytest.fixture
+def stand_in(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Put stand-ins for ffmpeg and ffprobe on PATH, and nothing else.
+
+    Returns a function ``write(path, wav, sr, **facts)`` that makes a file only they can read; wav is
+    (T,) or (C, T). Facts: tags, code and says (how ffmpeg ends), gives (bytes it decodes), timed
+    (whether ffprobe knows the length), claims (another sr or number of channels).
+    """
+    if sys.platform == "win32":
+        pytest.skip("the stand-ins are scripts")
+    folder = tmp_path_factory.mktemp("bin")
+    text = Path(__file__).with_name("stand_in_ffmpeg.py").read_text(encoding="utf-8")
+    for name in ("ffmpeg", "ffprobe"):
+        (folder / name).write_text(f"#!{sys.executable} -S\n{text}", encoding="utf-8")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+    def write(path: Path, wav: np.ndarray, sr: int, **facts: Any) -> None:
+        channels = 1 if wav.ndim == 1 else wav.shape[0]
+        head = json.dumps({"sr": sr, "channels": channels, **facts}).encode()
+        path.write_bytes(b"FAKE " + head + b"\n" + wav.T.astype("<f4").tobytes())
+
+    return write
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """Let no file grow beyond 20 kB: to the writer a disk that is full."""
+    resource = pytest.importorskip("resource")
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)

@@ -136,7 +136,7 @@ def test_the_fused_voice_sings(place: Path) -> None:
     results = []
     for flags in ([], ["--encoder_path", OWN]):
         assert infer(*flags) == 0
-        (path,) = Path("results").iterdir()
+        (path,) = Path("results").glob("*.wav")
         wav, sr = soundfile.read(path)
         assert (sr, len(wav)) == (44100, round(SINE_SECONDS * 44100))
         assert np.isfinite(wav).all()

@@ -57,3 +57,31 @@ def test_a_terminal_gets_a_bar(
     err = capsys.readouterr().err
     assert "50/50" in err
     assert "mel 20" in err
+    assert "/s, mel 20" in err  # its own rate
+
+
+def test_a_bar_without_its_own_rate_rests_on_the_whole_call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a training says in its text is not said twice, and is not cut off."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    text = "0.52/s wait 12% mel 20.1 kl 1.25 gen 2.5 disc 2.51"
+    with progress_bar("train", rate=False) as show:
+        for done in range(5001, 5011):
+            show(done, 5100, text)
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert last.count("/s") == 1
+    assert text in last
+    assert "5010/5100 [00:0" in last
+    assert last.split("<")[1][:2] == "00"  # and the time that is left
+
+
+def test_lines_say_what_the_bar_says(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress_bar("train", rate=False) as show:
+        for done in range(1, 31):
+            clock[0] = 2.0 * done
+            show(done, 100, "0.5/s wait 3% mel 20.1")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1] == "train: 10/100 0.5/s wait 3% mel 20.1 (0:20, 3:00 left)"

@@ -18,6 +18,7 @@ from svc.checkpoint import load_checkpoint
 from svc.cli.main import main
 from svc.config import load_config
 from svc.dataset.features import FeatureCache
+from svc.training.scores import Score
 
 RATE, HOP = 8000, 64
 CONFIG: dict[str, Any] = {
@@ -91,6 +92,22 @@ def test_two_steps(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert load_checkpoint("logs/voice/G_2.pth")["svc"]["speakers"] == {"björk & 歌": 0}
 
 
+def test_a_run_that_learns_no_more_ends_well(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distances = iter([2.0, 1.0, 3.0, 4.0])
+    monkeypatch.setattr(Score, "of", lambda clips: Score(next(distances), 1.0, None))
+    flags = ["--eval_interval", "1", "--patience", "2", "--no_ema", "--max_steps", "9"]
+    assert main(["train", "-m", "voice", "-d", "cpu", *flags]) == 0
+    shown = capsys.readouterr().out
+    assert "ended by patience at step 4" in shown
+    assert "best on held-out clips: logs/voice/G_best.pth (step 2, mel 1)" in shown
+    assert "ema" not in load_checkpoint("logs/voice/G_4.pth")["svc"]
+    assert load_checkpoint("logs/voice/G_best.pth")["svc"]["step"] == 2
+    assert main(["train", "-m", "voice", "-d", "cpu", "--patience", "0"]) == 2
+    assert "--patience is 0, and must be 1 or more" in capsys.readouterr().err
+
+
 def test_a_signal_saves_and_exits(folder: Path, environment: dict[str, str]) -> None:
     with subprocess.Popen(
         svc("--log-interval", "1"), env=environment, stdout=subprocess.PIPE,
@@ -120,7 +137,8 @@ from svc.cli.main import main
 save, calls = torch.save, itertools.count(1)
 
 def die_halfway(content, stream):
-    if next(calls) == 4:  # D_2, G_2, D_4, then G_4
+    # D_2, G_2, D_4, then G_4; G_best.pth, which has no optimizer state, does not count.
+    if content["optimizer"]["state"] and next(calls) == 4:
         stream.write(b"half a file")
         stream.flush()
         os.kill(os.getpid(), signal.SIGKILL)

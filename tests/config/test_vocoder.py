@@ -63,6 +63,8 @@ def test_other_spellings(tmp_path: Path) -> None:
     config = load_vocoder_config(write(tmp_path, resblock=2, fmax=None, mini_nsf=True))
     assert (config.resblock, config.fmax, config.highest) == (2, None, 22050.0)
     assert config.mini_nsf
+    assert not config.snake
+    assert load_vocoder_config(write(tmp_path, snake=True)).snake
 
 
 @pytest.mark.parametrize(
@@ -79,6 +81,7 @@ def test_other_spellings(tmp_path: Path) -> None:
         ({"fmin": 16000}, "do not lie in order"),
         ({"num_mels": 0}, '"num_mels" is 0'),
         ({"upsample_rates": [512, 0, 1, 1, 1]}, "multiply to 0"),
+        ({"mini_nsf": True, "snake": True}, "both true"),
         ({"sampling_rate": "44k"}, '"sampling_rate" must be a whole number'),
     ],
 )

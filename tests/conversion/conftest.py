@@ -254,7 +254,7 @@ def stub_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    def read(path: Path) -> None:
+    def read(path: Path, **_: object) -> None:
         pytest.fail(f"{path} was read before the models were checked")
 
     monkeypatch.setattr("svc.conversion.files.read_audio", read)

@@ -10,7 +10,8 @@ import pytest
 
 from svc.audio.io import audio_info, read_audio, write_audio
 from svc.conversion import Converter, InferOptions, convert_files, plan_jobs
-from svc.conversion.files import Outcome, check_writable, exit_code, spread
+from svc.conversion.files import check_writable
+from svc.conversion.jobs import Outcome, exit_code, spread
 from svc.errors import ConfigError, OutputError
 
 SR = 44100

@@ -17,7 +17,9 @@ from svc.config import SPEECH_ENCODER_DIMS
 from svc.conversion import Converter, InferOptions
 from svc.conversion.mix_files import parse_mix
 from svc.conversion.options import DiffusionChoice, HearingChoice
-from svc.conversion.refine import load_refiner
+from svc.conversion.refine import Refiner, Stretch, load_refiner
+from svc.f0.range_files import write_ranges
+from svc.f0.voice_range import VoiceRange
 
 
 def _beside(path: Path) -> Any:
@@ -191,3 +193,135 @@ def test_the_vocoder_must_speak_the_same_mels(
     other = MAKE.write_vocoder(tmp_path / "other", num_mels=20)
     done = run("-n", "song", "-m", str(two), "-s", "bob", "-shd", *FAST, "--vocoder", str(other))
     assert "mel bands 16 and num_mels 20" in done.error
+
+
+# ---- many stretches at a time --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("refine", [True, False])
+def test_many_stretches_are_sung_as_each_alone(choice: DiffusionChoice, refine: bool) -> None:
+    refiner = load_refiner(choice, None, device=CPU)
+    draws = torch.Generator().manual_seed(0)
+    stretches = []
+    for index, n_frames in enumerate((12, 30, 5, 21)):
+        wav = 0.1 * torch.randn(512 * n_frames, generator=draws)
+        mix = np.full((n_frames, 2), 0.5, dtype=np.float32)
+        stretches.append(
+            Stretch(
+                torch.randn(1, 8, n_frames, generator=draws),
+                torch.full((1, n_frames), 180.0 + 40 * index),
+                torch.rand(1, n_frames, generator=draws),
+                index % 2 if index != 1 else mix,
+                wav if refine else None,
+            )
+        )
+    options = InferOptions(k_step=40)
+    alone = [
+        refiner.sing(one.units, one.f0, one.volume, one.speaker, options, wav=one.wav)
+        for one in stretches
+    ]
+    assert [len(wav) for wav in alone] == [512 * n for n in (12, 30, 5, 21)]
+    for batch_frames in (None, 40, 1):  # all at once; two and two; one by one
+        many = refiner.sing_many(stretches, options, batch_frames=batch_frames)
+        for one, found in zip(alone, many, strict=True):
+            torch.testing.assert_close(found, one, rtol=0, atol=1e-3)
+    assert refiner.sing_many([], options) == []
+    assert min(float(wav.std()) for wav in alone) > 1e-3
+
+
+# ---- half precision ------------------------------------------------------------------------------
+
+
+def test_half_precision_sings_nearly_the_same(choice: DiffusionChoice) -> None:
+    n_frames = 40
+    made = {}
+    for precision in ("fp32", "bf16"):
+        refiner: Refiner = load_refiner(
+            dataclasses.replace(choice, precision=precision), None, device=CPU
+        )
+        draws = torch.Generator().manual_seed(0)
+        made[precision] = refiner.sing(
+            torch.randn(1, 8, n_frames, generator=draws),
+            torch.full((1, n_frames), 220.0),
+            torch.rand(1, n_frames, generator=draws),
+            0,
+            InferOptions(k_step=40),
+            wav=0.1 * torch.randn(512 * n_frames, generator=draws),
+        )
+        assert made[precision].dtype == torch.float32
+    away = made["bf16"] - made["fp32"]
+    assert 0 < float(away.std()) < 0.03 * float(made["fp32"].std())  # 30 dB
+
+
+def test_a_precision_that_there_is_not_is_refused(
+    run: Any, work: Path, two: Path, stub_encoder: None, no_reading: None
+) -> None:
+    voice = ("-n", "song", "-m", str(two), "-s", "alice", "-shd", "-d", "cpu")
+    error = run(*voice, *FAST, "--diffusion_precision", "fp16").error
+    assert "--diffusion_precision fp16 needs an accelerator, and this runs on the CPU" in error
+    error = run(*voice, *FAST, "--diffusion_precision", "int8").error
+    assert 'precision "int8" is unknown; use fp32, bf16, fp16' in error
+
+
+def test_the_command_in_half_precision(run: Any, work: Path, two: Path, stub_encoder: None) -> None:
+    voice = ("-n", "song", "-m", str(two), "-s", "alice", "-shd", "-ks", "40", "-d", "cpu", *FAST)
+    wavs = []
+    for precision in ("fp32", "bf16"):
+        done = run(*voice, "--diffusion_precision", precision, "--output", f"{precision}.wav")
+        assert done.code == 0, done.err
+        wavs.append(read_audio(Path(f"{precision}.wav"))[0])
+    away = np.abs(wavs[0] - wavs[1]).max()
+    assert 0 < away < 0.2 * np.abs(wavs[0]).max()
+
+
+# ---- vocoders by name, ranges of voices ----------------------------------------------------------
+
+
+def test_vocoders_side_by_side(
+    run: Any, work: Path, two: Path, stub_encoder: None, tmp_path: Path
+) -> None:
+    MAKE.write_vocoder(Path("pretrain") / "nsf_hifigan")
+    MAKE.write_vocoder(Path("pretrain") / "sweet", snake=True)
+    voice = ("-n", "song", "-m", str(two), "-s", "alice")
+    wavs = {}
+    for name in ("nsf_hifigan", "sweet", "pretrain/sweet/model"):
+        for flag in ("-shd", "-eh"):
+            words = (*FAST, "-ks", "40") if flag == "-shd" else ()
+            done = run(*voice, *words, flag, "--vocoder", name, "--output", "made.wav")
+            assert done.code == 0, done.err
+            wavs[name, flag] = read_audio(Path("made.wav"))[0]
+    for flag in ("-shd", "-eh"):
+        named, by_path = wavs["sweet", flag], wavs["pretrain/sweet/model", flag]
+        np.testing.assert_array_equal(named, by_path)
+        assert np.abs(named - wavs["nsf_hifigan", flag]).max() > 1e-3
+    error = run(*voice, *FAST, "-shd", "--vocoder", "swet").error
+    assert "there lie: nsf_hifigan, sweet" in error
+
+
+def test_singing_alone_finds_the_range_of_the_voice(
+    run: Any, work: Path, two: Path, stub_encoder: None
+) -> None:
+    """Beside the voice, in the folder above the diffusion model's, where svc train leaves it."""
+    model = two.parent / "diffusion" / "model_100.pt"
+    words = ("-n", "song", "-s", "bob", "-od", "-dm", str(model), *FAST, "-t", "auto")
+    assert "-t auto needs to know which notes" in run(*words).error
+    high = VoiceRange(60.0, tuple(np.geomspace(300, 700, 7)))
+    write_ranges(two.parent / "voice_range.json", {"bob": high})
+    done = run(*words)
+    assert done.code == 0, done.err
+    assert "-t " in done.out
+    assert "voice" in done.out
+
+
+def test_of_ranges_the_nearest_counts(tmp_path: Path, two: Path) -> None:
+    from svc.conversion.companions import diffusion_ranges
+
+    best = two.parent / "diffusion" / "best"
+    best.mkdir()
+    model = best / "model_100.pt"
+    model.write_bytes((two.parent / "diffusion" / "model_100.pt").read_bytes())
+    assert diffusion_ranges(model) == {}
+    for index, folder in enumerate((two.parent, two.parent / "diffusion", best)):
+        near = VoiceRange(60.0 + index, tuple(np.geomspace(300, 700, 7)))
+        write_ranges(folder / "voice_range.json", {"bob": near})
+        assert diffusion_ranges(model)["bob"] == near

@@ -35,12 +35,43 @@ def test_prepared_equals_plain() -> None:
         assert plain.abs().max() > 0.01
 
 
-def test_all_conditions_by_one_convolution() -> None:
+def test_walls_keep_chunks_apart() -> None:
+    """What is right of a wall changes nothing left of it, and both sides are what they are alone."""
     net = make().double()
-    condition = torch.randn(2, 12, 9).double()
-    each = [layer.conditioner_projection(condition) for layer in net.layers]
-    found = net.condition_projections(condition)
-    torch.testing.assert_close(found, torch.cat(each, dim=1), rtol=1e-12, atol=1e-12)
+    x, condition = torch.randn(1, 1, 6, 12).double(), torch.randn(1, 12, 12).double()
+    walled = net.prepare(condition, [50.0], torch.tensor([7]))(x, 0)
+    for part in (slice(0, 7), slice(8, 12)):
+        alone = net.prepare(condition[..., part], [50.0])(x[..., part], 0)
+        torch.testing.assert_close(walled[..., part], alone, rtol=1e-12, atol=1e-12)
+    open_ = net.prepare(condition, [50.0])(x, 0)
+    assert (open_ - walled)[..., 6].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("dtype", "least"), [(torch.float32, 100), (torch.bfloat16, 35), (torch.float16, 50)]
+)
+def test_settled_denoisers_tell_the_same_noise(dtype: torch.dtype, least: float) -> None:
+    """Signal over deviation in dB; measured 130, 47 and 65."""
+    net = make()
+    x, condition = torch.randn(1, 1, 6, 60), torch.randn(1, 12, 60)
+    with torch.no_grad():
+        plain = net(x, torch.tensor([20.0]), condition)
+    net.settle(dtype)
+    assert net.layers[0].dilated_conv.weight.dtype == dtype
+    assert net.mlp[0].weight.dtype == net.skip_projection.weight.dtype == torch.float32
+    found = net.prepare(condition, [20.0])(x, 0)
+    assert found.dtype == torch.float32
+    assert float(10 * torch.log10(plain.var() / (found - plain).var())) > least
+
+
+def test_settled_weights_are_not_copied_for_each_chunk() -> None:
+    net = make().requires_grad_(False)
+    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    net.settle(torch.float32)
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, state[name])
+    taps = net.prepare(torch.randn(1, 12, 5), [3.0])._layers[0].taps
+    assert taps.data_ptr() == net.layers[0].dilated_conv.weight.data_ptr()
 
 
 def test_items_of_a_batch_have_times_of_their_own() -> None:

@@ -120,18 +120,39 @@ def test_a_vocoder_in_its_folder(
     assert str(report.finding.facts["config.json"]).startswith("config of a mel vocoder")
 
 
-@pytest.mark.parametrize("extra", ["source_conv.weight", "other"])
-def test_vocoders_that_cannot_be_used(
-    look: Callable[..., Report], tmp_path: Path, extra: str
+@pytest.mark.parametrize(
+    ("extra", "usable", "words"),
+    [
+        ("source_conv.weight", True, '"mini_nsf": true'),
+        ("m_source.l_linear.weight", True, ""),
+        ("other", False, "cannot use it"),
+    ],
+)
+def test_kinds_of_vocoders(
+    look: Callable[..., Report], tmp_path: Path, extra: str, usable: bool, words: str
 ) -> None:
     state = {"conv_pre.weight": torch.zeros(8, 5, 7), "ups.0.weight": torch.zeros(8, 4, 16)}
     state[extra] = torch.zeros(4, 1, 1)
     save_checkpoint({"generator": state}, tmp_path / "model.ckpt")
     finding = look(tmp_path / "model.ckpt").finding
     assert finding.kind == "vocoder"
-    assert "of another kind" in finding.what
-    assert not finding.fits
-    assert any("cannot use it" in note for note in finding.notes)
+    assert ("of another kind" in finding.what) != usable
+    assert bool(finding.fits) == usable
+    assert any(words in note for note in finding.notes)
+
+
+def test_a_snake_vocoder(look: Callable[..., Report], tmp_path: Path) -> None:
+    state = {"conv_pre.weight": torch.zeros(8, 5, 7), "ups.0.weight": torch.zeros(8, 4, 16)}
+    state |= {"m_source.l_linear.weight": torch.zeros(1, 9), "snakes.0.act.alpha": torch.zeros(8)}
+    save_checkpoint({"generator": state}, tmp_path / "model.ckpt")
+    finding = look(tmp_path / "model.ckpt").finding
+    assert finding.facts["snake"] is True
+    assert any('"snake": true' in note for note in finding.notes)
+    assert finding.compare is not None
+    for said in (False, True):
+        raw = {**COMMUNITY, "num_mels": 5, "upsample_initial_channel": 8, "snake": said}
+        found = " ".join(finding.compare(VocoderSettings(raw, Path("c"))) or [])
+        assert ("snake is True in the file and False in the config" in found) != said
 
 
 # ---- content encoders -----------------------------------------------------------------------------

@@ -131,6 +131,8 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     blank = np.zeros((2, 2, 3), dtype=np.uint8)
     monkeypatch.setattr(figures, "spectrogram_image", lambda mel: blank)
     monkeypatch.setattr(figures, "curves_image", lambda curves: blank)
+    monkeypatch.setattr(figures, "comparison_image", lambda truth, made: blank)
+    monkeypatch.setattr(figures, "pitch_image", lambda tracks: blank)
 
 
 @pytest.fixture
@@ -163,3 +165,72 @@ def make_run(
     monkeypatch.chdir(tmp_path)
     make: Callable[..., Any] = diffusion_module.write_run
     return make
+
+
+# ---- small learners: (a function that makes one, always the same; a batch of clips) --------------
+
+
+@pytest.fixture
+def small_voice(make_voices: Callable[..., Voices]) -> Any:
+    """Nets of a voice without dropout, and five clips of different lengths."""
+    from svc.training.batches import collate
+    from svc.training.clips import ClipDataset
+    from svc.training.step import Adversaries
+
+    voices = make_voices(model={"p_dropout": 0.0, "vol_embedding": True})
+    files = [*voices.files(), *voices.files("bob")][:5]
+    dataset = ClipDataset(voices.config, files, augment=False)
+
+    def make() -> Adversaries:
+        torch.manual_seed(1)
+        return Adversaries(voices.config, torch.device("cpu"))
+
+    return make, collate([dataset.clip(index, 1) for index in range(5)])
+
+
+@pytest.fixture
+def small_vocoder() -> Any:
+    """Nets of a vocoder, and five crops of noise."""
+    from svc.config.vocoder import VocoderConfig
+    from svc.config.vocoder_training import VocoderRunConfig, VocoderTrainConfig
+    from svc.training.vocoder_clips import VocoderBatch
+    from svc.training.vocoder_step import VocoderPair
+
+    config = VocoderRunConfig(
+        VocoderConfig(
+            resblock="2", upsample_rates=(8, 4, 2), upsample_kernel_sizes=(16, 8, 4),
+            upsample_initial_channel=32, resblock_kernel_sizes=(3,),
+            resblock_dilation_sizes=((1, 3),), num_mels=20, n_fft=256, win_size=256, hop_size=HOP,
+            sampling_rate=RATE, fmin=40, fmax=3800,
+        ),
+        VocoderTrainConfig(segment_size=16 * HOP, discriminator_width=0.03),
+    )  # fmt: skip
+    rng = torch.Generator().manual_seed(2)
+    crops = VocoderBatch(
+        mel=torch.randn(5, 20, 16, generator=rng),
+        f0=200 + 50 * torch.rand(5, 16, generator=rng),
+        wav=0.1 * torch.randn(5, 1, 16 * HOP, generator=rng),
+        names=tuple("abcde"),
+    )
+
+    def make() -> VocoderPair:
+        torch.manual_seed(1)
+        return VocoderPair(config, torch.device("cpu"))
+
+    return make, crops
+
+
+@pytest.fixture
+def small_diffusion(make_run: Callable[..., Any]) -> Any:
+    """A diffusion model, and four crops."""
+    from svc.training.diffusion_clips import DiffusionDataset, batch_of
+    from svc.training.diffusion_step import DiffusionLearner
+
+    run = make_run()
+    paths = [Path(f"clips/{name}.wav") for name in ("alice/0", "bob/1", "alice/2", "bob/0")]
+    dataset = DiffusionDataset(run.config, run.settings, paths)
+
+    def make() -> DiffusionLearner:
+        return DiffusionLearner(run.config, torch.device("cpu"), n_mels=16, seed=7)
+
+    return make, batch_of([dataset.crop(index, 1) for index in range(4)])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from svc.config.diffusion import DiffusionTrain
-from svc.errors import ConfigError, SvcError
+from svc.errors import ConfigError
 from svc.training.diffusion_clips import DiffusionBatch, DiffusionDataset, batch_of
 from svc.training.diffusion_step import DiffusionLearner, amp_dtype, learning_rate
 
@@ -146,13 +146,22 @@ def test_half_precision_on_a_gpu(batch: tuple[Any, DiffusionBatch], kind: str) -
     assert losses[-1] < losses[0] / 2
 
 
-def test_a_loss_that_is_no_number_names_the_clips(batch: tuple[Any, DiffusionBatch]) -> None:
+def test_a_loss_that_is_no_number_is_left_out_and_told(batch: tuple[Any, DiffusionBatch]) -> None:
+    """It used to be an error here: what follows from it is the run's business (`test_trouble.py`)."""
     run, clips = batch
     mel = clips.mel.clone()
     mel[1, 3, 2] = torch.inf
     net = learner(run)
+    net.step(clips, 11, detailed=False)
     before = flat(net)
-    with pytest.raises(SvcError, match=r"step 12 \(loss = (inf|nan)\).*clips/bob/1\.wav") as caught:
-        net.step(dataclasses.replace(clips, mel=mel), 12, detailed=False)
-    assert "\n" not in str(caught.value)
+    net.step(dataclasses.replace(clips, mel=mel), 12, detailed=False)
     assert torch.equal(flat(net), before)
+    assert {float(state["step"]) for state in net.optimizer.state.values()} == {1.0}
+    good, bad = net.guard.drain()
+    assert not good.bad
+    assert bad.bad
+    assert "loss" in bad.strange
+    assert bad.suspects == ("clips/bob/1.wav",)
+    net.step(clips, 13, detailed=False)
+    assert not torch.equal(flat(net), before)
+    assert net.sound()

@@ -235,6 +235,40 @@ def test_the_best_survives_and_is_compared_after_a_resume(
     assert "best/model_16.pt was the best on other held-out clips" in log_of()
 
 
+def test_a_run_whose_loss_falls_no_more_ends(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, losses = make_run(), iter([0.9, 0.3, 0.5, 0.3, 0.2, 0.4])
+    monkeypatch.setattr(
+        "svc.training.diffusion_validation.Validation.loss", lambda *_: next(losses)
+    )
+    result = go(run, max_steps=40, eval_interval=2, patience=2)
+    assert (result.reason, result.step) == ("patience", 8)
+    assert "2 validations without a lower loss than 0.3 at step 4" in log_of()
+    assert "model_8.pt" in models()
+    assert go(run, max_steps=40, eval_interval=2, patience=2).steps_run == 0
+    result = go(run, max_steps=12, eval_interval=2, patience=3)  # there is a better one to come
+    assert (result.reason, result.step, result.best) == (
+        "max_steps", 12, Path("run/best/model_10.pt"),
+    )  # fmt: skip
+
+
+def test_metrics_have_every_log_line_and_validation(make_run: MakeRun) -> None:
+    go(make_run(), max_steps=4, log_interval=2, eval_interval=4, val_samples=1)
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    kinds = [(line["kind"], line["step"], line.get("event")) for line in lines]
+    assert kinds == [
+        ("event", 0, "start"), ("train", 1, None), ("train", 2, None), ("train", 4, None),
+        ("event", 4, "best"), ("validation", 4, None),
+    ]  # fmt: skip
+    trained, validated = lines[2], lines[-1]
+    assert set(trained["losses"]) == {"loss"}
+    assert set(trained["gradient_norms"]) == {"g"}
+    assert trained["steps_per_second"] > 0
+    assert validated["loss"]["loss"] == lines[-2]["score"]
+    assert set(validated["scores"]) == {"mel_distance", "rtf"}
+
+
 def test_a_validation_loss_that_is_no_number_is_never_the_best(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,7 +84,14 @@ def test_tensorboard_has_the_originals_tags(voices: Any) -> None:
     assert set(held_out.Tags()["audio"]) == {
         "gen/audio_0", "gt/audio_0", "gen/audio_1", "gt/audio_1",
     }  # fmt: skip
-    assert set(held_out.Tags()["images"]) == {"gen/mel", "gt/mel"}
+    assert set(held_out.Tags()["images"]) == {
+        "gen/mel", "gt/mel",
+        "validation/mel_0", "validation/f0_0", "validation/mel_1", "validation/f0_1",
+    }  # fmt: skip
+    scalars = {tag.removeprefix("validation/") for tag in held_out.Tags()["scalars"]}
+    assert scalars >= {"mel", "stft", "loudness_db", "voicing_error"}
+    losses = {f"{group}/{name}" for group in ("loss", "raw_loss") for name in ("mel", "kl", "lf0")}
+    assert scalars >= losses
     assert held_out.Audio("gt/audio_0")[0].sample_rate == 8000
     assert held_out.Audio("gen/audio_0")[0].length_frames == 48 * 64
     assert [event.step for event in held_out.Audio("gen/audio_0")] == [2]

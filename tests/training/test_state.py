@@ -1,16 +1,16 @@
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from svc.checkpoint import load_checkpoint
-from svc.errors import CheckpointError, OutputError
+from svc.checkpoint import load_checkpoint, save_checkpoint
+from svc.errors import CheckpointError
 from svc.training import state
 from svc.training.loop import Position
 from svc.training.step import Adversaries
@@ -35,7 +35,6 @@ def test_the_originals_keys_keep_their_meaning(
 ) -> None:
     nets.step(batch, 1, detailed=False)
     nets.set_learning_rate(1e-5)
-    extra = {"step": 8}
     content = content_of(nets)
     assert list(content)[:4] == ["model", "iteration", "optimizer", "learning_rate"]
     assert content["iteration"] == 3  # the epoch
@@ -58,8 +57,8 @@ def test_the_originals_keys_keep_their_meaning(
     assert content["svc"]["released"] is False
     assert content["svc"]["speakers"] == {"alice": 0, "bob": 1}
     # Everything is plain enough for safe loading.
-    paths = state.save_pair(tmp_path, 8, content, {**content, "svc": extra}, keep=0)
-    loaded = load_checkpoint(paths[0])
+    save_checkpoint(content, tmp_path / "G_8.pth")
+    loaded = load_checkpoint(tmp_path / "G_8.pth")
     assert loaded["svc"]["config"] == nets.config.to_dict()
     assert torch.equal(loaded["svc"]["rng"]["cpu"], content["svc"]["rng"]["cpu"])
 
@@ -82,41 +81,26 @@ def test_config_hash_follows_the_content(voices: Any) -> None:
     assert before != state.config_hash(voices.edit(train={"c_kl": 0.5}))
 
 
-def test_old_pairs_are_pruned_and_base_models_stay(tmp_path: Path) -> None:
-    small = {"model": {"a": torch.zeros(2)}}
-    (tmp_path / "Good_notes.txt").write_text("kept")
-    (tmp_path / "G_8_best.pth").write_text("kept")
-    for step in (0, 100, 20, 3, 1000):
-        state.save_pair(tmp_path, step, small, small, keep=2)
-    names = sorted(file.name for file in tmp_path.iterdir())
-    assert names == [
-        "D_0.pth", "D_100.pth", "D_1000.pth", "G_0.pth", "G_100.pth", "G_1000.pth",
-        "G_8_best.pth", "Good_notes.txt",
-    ]  # fmt: skip
-    state.save_pair(tmp_path, 2000, small, small, keep=0)
-    assert len(list(tmp_path.glob("G_*0.pth"))) == 4
-
-
-@pytest.mark.parametrize("kind", ["G", "D"])
-def test_a_save_that_fails_leaves_the_old_files_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+def test_entries_of_single_parts_are_plain_and_keep_the_others(
+    nets: Adversaries, tmp_path: Path
 ) -> None:
-    old, new = ({"model": {"a": torch.full((4,), value)}} for value in (1.0, 2.0))
-    state.save_pair(tmp_path, 8, old, old, keep=1)
-    save = torch.save
-    calls = itertools.count()
+    def entry(**more: Any) -> dict[str, Any]:
+        return state.extra_keys(nets.config, Position(), CPU, nets.scaler, {}, more)
 
-    def fail(obj: object, stream: IO[bytes]) -> None:
-        if next(calls) == "DG".index(kind):  # D is written first
-            stream.write(b"half a file")
-            raise OSError(28, "No space left on device")
-        save(obj, stream)
-
-    monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OutputError, match=r"no space left"):
-        state.save_pair(tmp_path, 8, new, new, keep=1)
-    assert float(load_checkpoint(tmp_path / f"{kind}_8.pth")["model"]["a"][0]) == 1.0
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["D_8.pth", "G_8.pth"]
+    ema = {"pre.weight": torch.ones(2, requires_grad=True)}
+    trouble = {"total": 3, "in_a_row": 0, "seen": [1, 2.5, None, True, "a"]}
+    content = {"model": {"a": torch.zeros(1)}, "svc": entry(ema=ema, trouble=trouble)}
+    save_checkpoint(content, tmp_path / "G_8.pth")
+    # The way the original reads, with the strictest setting.
+    loaded = torch.load(tmp_path / "G_8.pth", map_location="cpu", weights_only=True)
+    assert loaded["svc"]["trouble"] == trouble
+    assert torch.equal(loaded["svc"]["ema"]["pre.weight"], torch.ones(2))
+    assert not loaded["svc"]["ema"]["pre.weight"].requires_grad
+    with pytest.raises(ValueError, match='"step" has a meaning'):
+        entry(step=3)
+    for value in (np.float32(1), Path("a"), {"a": {(1, 2): 3}}, {1, 2}, Position()):
+        with pytest.raises(ValueError, match="which a checkpoint cannot hold"):
+            entry(trouble={"deep": [value]})
 
 
 def test_exact_position_belongs_to_the_file_it_was_saved_in(nets: Adversaries) -> None:

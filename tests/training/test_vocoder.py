@@ -22,6 +22,7 @@ from svc.config.vocoder_training import (
 )
 from svc.dataset.features import FeatureCache, FeaturePaths, FeatureSettings
 from svc.errors import CheckpointError, ConfigError, DatasetError, MissingFileError, SvcError
+from svc.training.scores import Score
 from svc.training.vocoder import train_vocoder
 from svc.training.vocoder_clips import (
     Takes,
@@ -34,7 +35,7 @@ from svc.training.vocoder_clips import (
 from svc.training.vocoder_files import export, read_best
 from svc.training.vocoder_options import VocoderTrainOptions, VocoderTrainResult
 from svc.training.vocoder_step import VocoderPair
-from svc.training.vocoder_validation import Judge, Score, VocoderValidation, stft_distance
+from svc.training.vocoder_validation import VocoderValidation
 from svc.vocoder.nsf_hifigan import NsfHifigan, load_vocoder, log_mel_of
 
 RATE, HOP = 8000, 64
@@ -234,10 +235,8 @@ def test_forty_steps_halve_the_distance_of_the_mels(clips: Path) -> None:
     validation = VocoderValidation(config, read_takes(config, clips, held))
 
     def distance(vocoder: NsfHifigan) -> float:
-        judge = Judge(config)
-        for clip in validation.sing(vocoder.generator.eval(), torch.device("cpu")):
-            judge.add(clip)
-        return judge.score().mel
+        clips = validation.sing(vocoder.generator.eval(), torch.device("cpu"))
+        return Score.of([sung.score for sung in clips]).mel
 
     torch.manual_seed(7)
     before = distance(NsfHifigan(config.vocoder))
@@ -373,7 +372,7 @@ def test_layout_of_the_run_folder(clips: Path) -> None:
 
 def test_the_best_evaluation_is_kept(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distances = iter([3.0, 1.0, 2.0, 1.5, 0.5])
-    monkeypatch.setattr(Judge, "score", lambda self: Score(next(distances), 1.0, None))
+    monkeypatch.setattr(Score, "of", lambda clips: Score(next(distances), 1.0, None))
     result = go(max_steps=3, eval_interval=1)
     assert result.best == Path("run/best/model")
     assert json.loads(Path("run/best/score.json").read_text())["step"] == 2
@@ -390,6 +389,24 @@ def test_the_best_evaluation_is_kept(clips: Path, monkeypatch: pytest.MonkeyPatc
     assert result.best_score == read_best(Path("run"))
     assert result.best_score is not None
     assert (result.best_score.step, result.best_score.mel) == (5, 0.5)
+
+
+def test_a_run_without_better_scores_ends(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    distances = iter([3.0, 1.0, 2.0, 1.5, 0.5])
+    monkeypatch.setattr(Score, "of", lambda clips: Score(next(distances), 1.0, None))
+    result = go(max_steps=9, eval_interval=1, patience=2)
+    assert (result.reason, result.step) == ("patience", 4)
+    assert "2 evaluations without a better score than 1 at step 2" in log_of()
+    again = go(max_steps=9, eval_interval=1, patience=2)
+    assert (again.reason, again.steps_run) == ("patience", 0)
+    more = go(max_steps=5, eval_interval=1, patience=3)
+    assert more.best_score is not None
+    assert more.best_score.step == 5
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    evaluated = [line for line in lines if line["kind"] == "validation"]
+    assert [line["step"] for line in evaluated] == [1, 2, 3, 4, 5]
+    assert evaluated[0]["scores"] == {"mel": 3.0, "stft": 1.0}
+    assert [line["step"] for line in lines if line.get("event") == "best"] == [1, 2, 5]
 
 
 def test_without_held_out_clips_there_is_no_best(
@@ -646,16 +663,6 @@ def test_an_unreadable_newest_checkpoint_never_restarts(clips: Path) -> None:
 
 
 # ---- measures and templates ----------------------------------------------------------------------
-
-
-def test_stft_distance(sine: Callable[..., np.ndarray]) -> None:
-    one = torch.from_numpy(sine(440, 0.5, 8000))[None]
-    assert stft_distance(one, one) == 0.0
-    near, far = (torch.from_numpy(sine(f, 0.5, 8000))[None] for f in (445, 880))
-    assert 0 < stft_distance(one, near) < stft_distance(one, far)
-    # Half as loud: convergence 0.5 and |log 2|, whatever the window, but for what is added.
-    noise = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 8000))).float()
-    assert stft_distance(noise, noise / 2) == pytest.approx(0.5 + np.log(2), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["template_vocoder.json", "template_vocoder_small.json"])

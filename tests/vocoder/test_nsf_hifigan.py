@@ -15,8 +15,15 @@ from torch import Tensor
 from svc.checkpoint import load_checkpoint, save_checkpoint, save_safetensors
 from svc.config import load_vocoder_config
 from svc.errors import CheckpointError, ConfigError, MissingFileError
+from svc.vocoder.files import vocoders_in
 from svc.vocoder.mini_nsf import MiniNsfGenerator, glided_turns
-from svc.vocoder.nsf_hifigan import NsfHifigan, find_vocoder, load_vocoder, log_mel_of
+from svc.vocoder.nsf_hifigan import (
+    NsfHifigan,
+    find_vocoder,
+    find_vocoder_config,
+    load_vocoder,
+    log_mel_of,
+)
 from svc.vocoder.source import SourceNoise
 
 SMALL: dict[str, Any] = {
@@ -175,7 +182,8 @@ def test_files_that_do_not_belong_together(save: Save) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"num_mels": 9}, r"conv_pre\.weight_v is \[16, 6, 7\] in the file and \[16, 9, 7\]"),
         ({"resblock": "2"}, r"resblocks\.0\.convs\.0"),
-        ({"mini_nsf": True}, "holds an ordinary NSF-HiFiGAN vocoder and .* says mini_nsf"),
+        ({"mini_nsf": True}, "holds an ordinary NSF-HiFiGAN vocoder and .* of a mini-NSF vocoder"),
+        ({"snake": True}, "holds an ordinary NSF-HiFiGAN vocoder and .* of an NSF-Snake vocoder"),
     ]
     for changes, words in cases:
         config_file(folder, **changes)
@@ -291,3 +299,104 @@ def test_a_mini_nsf_vocoder_sings_without_randomness(save: Save) -> None:
     assert not torch.allclose(wav, vocoder(mel, f0 * 1.5))
     with pytest.raises(ConfigError, match="has 2 or more"):
         MiniNsfGenerator(6, sampling_rate=8000, upsample_rates=(4,))
+
+
+# ---------------------------------------------------------------- Snake
+
+
+def test_a_snake_vocoder_loads_by_its_own_keys(save: Save) -> None:
+    folder = save(snake=True)
+    state = load_checkpoint(folder / "model")["generator"]
+    names = ("snakes.0", "snakes.2", "resblocks.0.activations.5", "snake_post")
+    assert all(f"{name}.act.alpha" in state for name in names)
+    assert "snakes.0.upsample.filter" in state
+    vocoder = load_vocoder(folder)
+    wav = sing(vocoder, batch=2)
+    assert wav.shape == (2, 16 * 7)
+    assert 1e-3 < wav.abs().max() < 1
+    assert torch.equal(wav, sing(load_vocoder(folder), batch=2))
+    plain = save()
+    config_file(plain, snake=True)
+    with pytest.raises(CheckpointError, match=r"ordinary NSF-HiFiGAN vocoder and .* NSF-Snake"):
+        load_vocoder(plain)
+    save(snake=True)
+    config_file(folder)
+    with pytest.raises(CheckpointError, match=r'NSF-Snake vocoder and .* ordinary .*"snake"'):
+        load_vocoder(folder)
+
+
+def test_snake_is_what_makes_the_difference(save: Save) -> None:
+    """The same weights with and without it."""
+    snake = load_vocoder(save(snake=True))
+    plain = load_vocoder(save())
+    state = snake.generator.state_dict()
+    plain.generator.load_state_dict({name: state[name] for name in plain.generator.state_dict()})
+    assert not torch.allclose(sing(snake), sing(plain), atol=1e-3)
+
+
+# ---------------------------------------------------------------- ready for singing
+
+
+@pytest.mark.parametrize("kind", ["ordinary", "snake", "mini_nsf"])
+@pytest.mark.parametrize(
+    ("dtype", "least"), [(torch.float32, 95), (torch.bfloat16, 30), (torch.float16, 45)]
+)
+def test_a_settled_vocoder_sings_the_same(
+    save: Save, kind: str, dtype: torch.dtype, least: float
+) -> None:
+    """Signal over deviation in dB."""
+    folder = save(**({} if kind == "ordinary" else {kind: True}))
+    expected = sing(load_vocoder(folder), n_frames=40)
+    vocoder = load_vocoder(folder)
+    vocoder.settle(dtype)
+    found = sing(vocoder, n_frames=40)
+    assert found.dtype == torch.float32
+    assert float(10 * torch.log10(expected.var() / (found - expected).var())) > least
+
+
+def test_what_stays_float32_in_half_precision(save: Save) -> None:
+    vocoder = load_vocoder(save(upsample_rates=[2, 2, 2, 2], upsample_kernel_sizes=[4, 4, 4, 4]))
+    vocoder.settle(torch.bfloat16)
+    kinds = {name: tensor.dtype for name, tensor in vocoder.generator.named_parameters()}
+    low = {name for name, kind in kinds.items() if kind == torch.bfloat16}
+    # Two stages of four, two blocks each.
+    stages = ("ups.0.", "ups.1.", "noise_convs.0.", "noise_convs.1.")
+    blocks = tuple(f"resblocks.{index}." for index in range(4))
+    assert low == {name for name in kinds if name.startswith((*stages, *blocks))}
+    assert kinds["m_source.l_linear.weight"] == torch.float32
+
+
+# ---------------------------------------------------------------- several side by side
+
+
+def test_vocoders_are_called_by_their_folders(
+    save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = save()
+    expected = sing(load_vocoder(made))
+    home = tmp_path / "home"
+    for name in ("nsf_hifigan", "mine", "empty"):
+        (home / "pretrain" / name).mkdir(parents=True)
+    monkeypatch.chdir(home)
+    with pytest.raises(MissingFileError) as caught:
+        load_vocoder("mine")
+    assert "no vocoder lies there" in str(caught.value)
+    for name in ("nsf_hifigan", "mine"):
+        for file in ("model", "config.json"):
+            (home / "pretrain" / name / file).write_bytes((made / file).read_bytes())
+    assert vocoders_in() == ["mine", "nsf_hifigan"]
+    weights, config = find_vocoder("mine")
+    assert (weights, config) == (Path("pretrain/mine/model"), Path("pretrain/mine/config.json"))
+    assert find_vocoder_config("mine") == config
+    assert torch.equal(sing(load_vocoder("mine")), expected)
+    # A path is a path: what is there under it comes first.
+    (home / "mine").mkdir()
+    assert find_vocoder_config(made / "model") == made / "config.json"
+    with pytest.raises(MissingFileError, match=r"the vocoder's file mine/model is missing"):
+        load_vocoder("mine")
+    with pytest.raises(MissingFileError) as caught:
+        load_vocoder("gone")
+    text = str(caught.value)
+    assert 'the vocoder "gone" is neither' in text
+    assert "there lie: mine, nsf_hifigan" in text
+    assert "\n" not in text

@@ -1,0 +1,169 @@
+"""Loader processes: they live through epochs, and one that dies ends the run with one line."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from svc.checkpoint import load_checkpoint
+from svc.errors import DatasetError
+from svc.training.batches import EpochBatches, Tensors, stream_of
+from svc.training.loaders import lost_loaders
+
+# Data sets are forked, not sent, so that these may be small classes of a test.
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="loader processes are not forked")
+
+
+@dataclass(frozen=True)
+class Numbers(Tensors):
+    """A batch that says which process put it together."""
+
+    values: Tensor
+    process: int
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class Source(Dataset[Any]):
+    """Clips that are their numbers."""
+
+    def __init__(self, deadly: int | None = None) -> None:
+        self.deadly = deadly
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, int]:
+        epoch, index = key
+        if epoch == self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)  # what a system does that runs out of memory
+        return epoch, index
+
+
+def together(items: Any) -> Numbers:
+    return Numbers(torch.tensor([index for _, index in items]), os.getpid())
+
+
+@needs_fork
+def test_processes_live_through_the_ends_of_epochs() -> None:
+    order = EpochBatches([20] * 12, 3, seed=1)
+    batches = list(
+        itertools.islice(stream_of(Source(), order, together, workers=2, pin=False), 4 * 5)
+    )
+    assert len({batch.process for batch in batches}) == 2
+    assert os.getpid() not in {batch.process for batch in batches}
+    for start in range(0, 20, 4):
+        values = torch.cat([batch.values for batch in batches[start : start + 4]])
+        assert sorted(values.tolist()) == list(range(12))
+
+
+@needs_fork
+def test_the_death_of_a_process_is_one_line() -> None:
+    order = EpochBatches([20] * 12, 3, seed=1)
+    with (
+        pytest.raises(
+            DatasetError, match=r"a loader process \(pid \d+\) is killed by signal: Killed"
+        ) as caught,
+        lost_loaders(),
+    ):
+        for _ in stream_of(Source(deadly=2), order, together, workers=2, pin=False):
+            pass
+    assert "\n" not in str(caught.value)
+    assert "out of memory" in str(caught.value)
+    assert "run the same command again" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        (
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that "
+            "dataloader's workers are out of shared memory. Please try to raise your limit.",
+            r"pid 7\) is killed by signal: Bus error; the shared memory is too small \(/dev/shm",
+        ),
+        (
+            "DataLoader worker (pid(s) 7, 8) exited unexpectedly",
+            r"pid 7, 8\) exited unexpectedly; ",
+        ),
+        (
+            "DataLoader worker (pid 7) exited unexpectedly with exit code 1. Details are lost",
+            "code 1",
+        ),
+    ],
+)
+def test_what_torch_says_is_understood(told: str, message: str) -> None:
+    with pytest.raises(DatasetError, match=message), lost_loaders():
+        raise RuntimeError(told)
+
+
+def test_other_errors_pass() -> None:
+    for error in (RuntimeError("CUDA error"), ValueError("x"), DatasetError("one line")):
+        with pytest.raises(type(error)) as caught, lost_loaders():
+            raise error
+        assert caught.value is error
+
+
+_RUN = """
+import sys
+from svc.training import batches, synthesizer
+synthesizer.choose_workers = lambda *_, **__: 2
+from svc.cli.main import main
+sys.exit(main(["train", "-c", "config.json", "-m", "run", "--threads", "1", "--resume", "auto",
+               "--max_steps", sys.argv[1], "-d", "cpu"]))
+"""
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_killed_loader_ends_a_run_as_of_its_last_save(make_voices: Callable[..., Any]) -> None:
+    """A real run: exit code 2, one line, the saves as they were, and the run goes on from there."""
+    make_voices(lengths=(60, 45, 24), train={"eval_interval": 2, "keep_ckpts": 0})
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", _RUN]
+    errors = Path("errors.txt")
+    with errors.open("w") as stream:
+        run = subprocess.Popen([*command, "10000"], env=environment, stderr=stream, stdout=stream)
+    try:
+        until = time.monotonic() + 300
+        while not (Path("logs/run/G_4.pth").is_file() and children(run.pid)):
+            assert run.poll() is None, errors.read_text()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        os.kill(children(run.pid)[-1], signal.SIGKILL)
+        assert run.wait(timeout=120) == 2, errors.read_text()
+    finally:
+        run.kill()
+        run.wait()
+    told = errors.read_text()
+    assert "Traceback" not in told
+    (line,) = [text for text in told.splitlines() if text.startswith("svc: error: ")]
+    assert "a loader process" in line
+    assert "is killed by signal: Killed" in line
+    last = max(int(path.stem[2:]) for path in Path("logs/run").glob("G_*.pth"))
+    assert last % 2 == 0
+    assert load_checkpoint(Path(f"logs/run/G_{last}.pth"))["svc"]["step"] == last
+    assert not list(Path("logs/run").glob(".tmp-*"))
+    done = subprocess.run(
+        [*command, str(last + 1)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(f"logs/run/G_{last + 1}.pth").is_file()
