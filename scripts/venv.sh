@@ -8,6 +8,7 @@
 # what was installed. Read from the environment:
 #   SVC_VENV   where it lies (default: .venv in the project)
 #   PYTHON     the Python to make it with (default: the first of python3, python3.13 ... python3.10, python that fits)
+#   SVC_CONSTRAINTS  versions to install (default: scripts/constraints.txt); SVC_VENV_FLAGS  flags of python -m venv
 # pip reads its own PIP_* variables, for example for an index with a CPU-only build of torch.
 
 PROJECT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -49,7 +50,7 @@ find_venv_bin() {
 }
 
 ensure_venv() {
-    local extra="${1:-}" python stamp wanted
+    local extra="${1:-}" python stamp wanted constraints="${SVC_CONSTRAINTS:-$PROJECT/scripts/constraints.txt}"
     find_venv_bin
     # An interrupted set-up leaves an environment whose Python or pip does not start: make it anew.
     if ! { python_fits "$VENV_BIN/python" && "$VENV_BIN/python" -m pip --version >/dev/null 2>&1; }; then
@@ -57,24 +58,25 @@ ensure_venv() {
             die "$VENV is not a virtual environment; move it away, or choose another place with SVC_VENV"
         fi
         python="$(find_python)"
-        printf '$ %s -m venv --clear %s\n' "$python" "$VENV"
-        "$python" -m venv --clear "$VENV" ||
+        set -- -m venv --clear ${SVC_VENV_FLAGS:-} "$VENV"
+        printf '$ %s %s\n' "$python" "$*"
+        "$python" "$@" ||
             die "$python cannot make a virtual environment (on Debian and Ubuntu: apt install python3-venv)"
         find_venv_bin
     fi
-    wanted="$("$VENV_BIN/python" - "$PROJECT" "$extra" <<'PY'
+    wanted="$("$VENV_BIN/python" - "$PROJECT" "$extra" "$constraints" <<'PY'
 import hashlib, pathlib, sys
-root, extra = pathlib.Path(sys.argv[1]), sys.argv[2]
+root, extra, constraints = pathlib.Path(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
 digest = hashlib.sha256(f"{root}|{extra}|{sys.version}".encode())
-for name in ("pyproject.toml", "scripts/constraints.txt", "svc/__init__.py"):
-    digest.update((root / name).read_bytes())
+for path in (root / "pyproject.toml", constraints, root / "svc/__init__.py"):
+    digest.update(path.read_bytes())
 print(digest.hexdigest())
 PY
 )"
     stamp="$VENV/.svc-installed${extra:+-$extra}"
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then return; fi
     echo "Installing into $VENV; the first time this takes a few minutes."
-    set -- -m pip install --quiet --disable-pip-version-check -c "$PROJECT/scripts/constraints.txt" \
+    set -- -m pip install --quiet --disable-pip-version-check -c "$constraints" \
         -e "$PROJECT${extra:+[$extra]}"
     printf '$ python %s\n' "$*"
     "$VENV_BIN/python" "$@" || die "the installation failed; see the lines above"

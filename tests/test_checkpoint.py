@@ -237,6 +237,34 @@ def test_a_full_disk_is_seen_before_writing(
     assert not list(tmp_path.iterdir())
 
 
+def test_verifying_sees_what_loading_does_not(tmp_path: Path) -> None:
+    file = tmp_path / "G_1.pth"
+    weight = torch.arange(1000.0)
+    checkpoint.save_checkpoint({"model": {"w": weight}}, file, read_back=True)
+    assert torch.equal(checkpoint.load_checkpoint(file, verify=True)["model"]["w"], weight)
+    whole = file.read_bytes()
+    place = whole.index(weight.numpy().tobytes())
+    for change in (place, place + 2000, place + 3999):
+        damaged = bytearray(whole)
+        damaged[change] ^= 1
+        file.write_bytes(damaged)
+        checkpoint.load_checkpoint(file)
+        with pytest.raises(CheckpointError, match=r"not a readable checkpoint .*checksum of .*data"):
+            checkpoint.load_checkpoint(file, verify=True)
+    file.write_bytes(whole[:-50])
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        checkpoint.load_checkpoint(file, verify=True)
+
+
+def test_files_without_checksums_pass_verifying(tmp_path: Path) -> None:
+    old, safe = tmp_path / "old.pth", tmp_path / "m.safetensors"
+    torch.save({"model": {"w": torch.ones(3)}}, old, _use_new_zipfile_serialization=False)
+    checkpoint.save_safetensors({"w": torch.ones(3)}, safe)
+    for file in (old, safe):
+        loaded = checkpoint.load_checkpoint(file, verify=True)
+        assert loaded["model"]["w"].tolist() == [1, 1, 1]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_read_only_folder(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

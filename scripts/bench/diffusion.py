@@ -293,6 +293,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         publish(f"vocoder speed {where}", vocoder_table(args, watch), facts)
     if args.model:
+        torch.set_num_threads(args.threads[0])
         nets = load_nets(args.model, args.data, torch.device(args.device))
         clips = load_clips(nets, args.data, args.clips)
         publish("diffusion quality", *quality_table(nets, clips, seeds=args.seeds))

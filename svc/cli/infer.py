@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from svc.conversion.file_hashes import FileHashes
     from svc.conversion.files import check_writable, convert_files
     from svc.conversion.jobs import plan_jobs, split_existing, with_mix
-    from svc.conversion.manifest import Read, RunFacts
+    from svc.conversion.manifest import Inputs, RunFacts
     from svc.conversion.names import wav_format
 
     report = InferReport(as_json=args.json)
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     )
     speakers, mix = _singers(args, voice)
     choice = _hearing(args, voice)
-    jobs, failures = plan_jobs(
+    jobs, settled = plan_jobs(
         args.clean_names,
         speakers if mix is None else [_MIX_NAME],
         options,
@@ -79,18 +79,18 @@ def run(args: argparse.Namespace) -> int:
         jobs = with_mix(jobs, mix)
     if args.f0 is not None:
         jobs, unfit = attach_curves(jobs, args.f0, voice.grid)
-        failures += unfit
+        settled += unfit
     if "auto" in args.trans or "auto-octave" in args.trans:
         voice.require_ranges(speakers)
     for path in {job.output.suffix: job.output for job in jobs}.values():
         results.check_format(path, voice.grid.sampling_rate)
     if args.skip_existing:
         jobs, there = split_existing(jobs)
-        failures += there
-    for outcome in failures:
+        settled += there
+    for outcome in settled:
         report.show(outcome)
     if not jobs:
-        return report.finish(failures)
+        return report.finish(settled)
     check_writable(args.output_dir if args.output is None else jobs[0].output.parent)
     enhancer = (args.vocoder or ENHANCER) if args.enhance else None
     with FileHashes() as hashes:
@@ -111,8 +111,8 @@ def run(args: argparse.Namespace) -> int:
                 converter.check_options(options, singer)
             facts = None
             if not args.no_manifest:
-                read = Read(voice, choice, diffusion, enhancer, args.backend)
-                facts = RunFacts.of(args.words, read, converter.voice, hashes)
+                inputs = Inputs(voice, choice, diffusion, enhancer, args.backend)
+                facts = RunFacts.of(args.words, inputs, converter.voice, hashes)
             outcomes = convert_files(
                 converter,
                 jobs,
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
                 on_outcome=report.show,
                 on_key=report.tell,
             )
-    return report.finish([*failures, *outcomes])
+    return report.finish([*settled, *outcomes])
 
 
 def _check_flags(args: argparse.Namespace) -> None:
@@ -225,7 +225,10 @@ def _cache(args: argparse.Namespace) -> FeatureCache | None:
     from svc.conversion.feature_cache import DEFAULT_GB, FeatureCache, default_folder
 
     limit = DEFAULT_GB if args.cache_gb is None else args.cache_gb
-    cache = FeatureCache(args.cache_dir or default_folder(), limit)
+    folder = default_folder() if args.cache_dir is None else args.cache_dir
+    if folder is None:  # a user without a home
+        return None
+    cache = FeatureCache(folder, limit)
     return None if args.no_cache else cache
 
 

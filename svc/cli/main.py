@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "train-index": "build a retrieval index of each speaker's units",
     "train-vocoder": "train or fine-tune the vocoder of diffusion voices",
     "infer": "sing songs with a trained voice",
+    "cover": "sing the vocals of a song whose stems you have, and mix them with the rest",
     "mix": "make one new voice out of several weight files",
     "mix-track": "check a mix of speakers along a song, and draw who sings when",
     "compress": "strip a checkpoint to what singing needs",

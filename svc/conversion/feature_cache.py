@@ -39,21 +39,34 @@ _ABANDONED_S = 3600.0  # age of temporary files whose process must be gone
 _DAMAGE = (ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
-def default_folder() -> Path:
-    """Return where features are kept: SVC_CACHE_DIR, else the platform's folder of caches."""
+def default_folder() -> Path | None:
+    """Return where features are kept: SVC_CACHE_DIR, else the platform's folder of caches; None for
+    a user without a home.
+    """
     told = os.environ.get(ENVIRONMENT)
     if told:
         return Path(told) / "features"
     xdg = os.environ.get("XDG_CACHE_HOME", "")
+    home = home_folder()
     if Path(xdg).is_absolute():  # relative ones are invalid (XDG base directory specification)
         base = Path(xdg)
+    elif home is None:
+        return None
     elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
     elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
+        base = home / "Library" / "Caches"
     else:
-        base = Path.home() / ".cache"
+        base = home / ".cache"
     return base / "svc" / "features"
+
+
+def home_folder() -> Path | None:
+    """Return the user's home folder; None for a user of a container who has none."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
 
 
 class FeatureCache:

@@ -6,11 +6,13 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from svc.atomic import make_folder, output_error
-from svc.audio.io import read_audio, read_tags
+from svc.audio.io import open_audio
 from svc.conversion.channels import check_channels, lost_in_mono, mix_down
 from svc.conversion.converter import Converter
 from svc.conversion.jobs import Job, Outcome, skipped
@@ -113,17 +115,19 @@ class _Work:
     run: RunFacts | None
     skip_existing: bool
     on_key: Callable[[str], None] | None
+    checked: set[tuple[str, int, int]] = field(default_factory=set)
 
     def convert(self, job: Job, progress: Progress) -> Outcome:
         clock = _Clock()
         before = (0, 0) if self.run is None else self.run.features_asked()
         name, path = job.source.shown, job.source.path
-        channels, sr = read_audio(path, mono=False)
-        tags = read_tags(path) if self.results.tags else {}
+        with open_audio(path) as song:
+            sr = song.sr
+            self._check(job.output, sr, song.channels)
+            channels = np.concatenate(list(song.blocks(mono=False)), axis=1)
+            tags = song.tags() if self.results.tags else {}
         wav = mix_down(channels)
         voice_sr = self.converter.sampling_rate
-        check_channels(len(channels), self.results.channels)
-        self.results.check(job.output, voice_sr, sr, len(channels))
         lost = lost_in_mono(channels)
         if lost is not None:
             logger.warning(
@@ -180,6 +184,14 @@ class _Work:
             source=path,
             manifest=manifest,
         )
+
+    def _check(self, output: Path, sr: int, n_channels: int) -> None:
+        """Find out before the work whether the result can be written."""
+        check_channels(n_channels, self.results.channels)
+        what = (output.suffix, sr, n_channels)
+        if what not in self.checked:  # with ffmpeg it takes a moment
+            self.results.check(output, self.converter.sampling_rate, sr, n_channels)
+            self.checked.add(what)
 
 
 class _Clock:

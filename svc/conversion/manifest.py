@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from svc import __version__
 from svc.atomic import atomic_path
+from svc.conversion.feature_cache import FeatureCache, home_folder
 from svc.conversion.file_hashes import FileHashes
 from svc.conversion.weights_used import Files, files_used
 from svc.errors import MissingFileError
@@ -24,7 +25,6 @@ from svc.errors import MissingFileError
 if TYPE_CHECKING:
     from svc.conversion.backend import Backend
     from svc.conversion.chosen import ChosenVoice
-    from svc.conversion.feature_cache import FeatureCache
     from svc.conversion.options import DiffusionChoice, HearingChoice
 
 SUFFIX = ".json"
@@ -40,8 +40,8 @@ def manifest_path(result: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Read:
-    """What was read for a run: a voice, and what goes with it; see `Converter.from_files`."""
+class Inputs:
+    """What a voice was read from; see `Converter.from_files`."""
 
     voice: ChosenVoice
     choice: HearingChoice
@@ -70,33 +70,33 @@ class RunFacts:
 
     @classmethod
     def of(
-        cls, command: Sequence[str], read: Read, loaded: Backend, hashes: FileHashes
+        cls, command: Sequence[str], inputs: Inputs, loaded: Backend, hashes: FileHashes
     ) -> RunFacts:
         """Gather the facts of a run, and begin to hash its files.
 
         Args:
             command: the command line, without the program.
-            read: what the voice was read from.
+            inputs: what the voice was read from.
             loaded: the voice.
             hashes: where the files are hashed.
 
         Raises:
             SvcError: a file is not there any more.
         """
-        choice, diffusion = read.choice, read.diffusion
+        choice, diffusion = inputs.choice, inputs.diffusion
         files = files_used(
-            read.voice,
+            inputs.voice,
             choice,
             diffusion=diffusion,
-            enhancer=read.enhancer,
-            backend=read.backend,
+            enhancer=inputs.enhancer,
+            backend=inputs.backend,
         )
         hashes.ask(path for paths in files.values() for path in paths)
         predictor = loaded.f0_predictor
         settings: dict[str, Any] = {
-            "backend": read.backend,
+            "backend": inputs.backend,
             "device": loaded.where,
-            "speech_encoder": read.voice.encoder or None,
+            "speech_encoder": inputs.voice.encoder or None,
             "encoder_precision": choice.encoder_precision,
             "f0_predictor": None if predictor is None else predictor.name,
             "f0_min": choice.f0_min,
@@ -174,8 +174,8 @@ def versions() -> dict[str, str]:
 
 def shown(path: str | Path) -> str:
     """Return a path, or a word of a command line, with the home folder as "~"."""
-    text, home = str(path), str(Path.home())
-    if len(home) < 2:  # the home folder is the root
+    text, home = str(path), str(home_folder() or "/")
+    if len(home) < 2:  # there is none, or it is the root
         return text
     for before in ("", "="):  # --flag=PATH, ID=PATH
         start = before + home

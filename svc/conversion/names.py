@@ -39,7 +39,7 @@ class Source:
     @property
     def shown(self) -> str:
         """What the user is told: the name, with the sub-folder where there is one."""
-        return str(self.folder / self.name)
+        return self.name if self.folder == Path() else str(self.folder / self.name)
 
 
 def find_sources(

@@ -13,7 +13,7 @@ from svc.dataset.clips import LeftOut
 from svc.dataset.feature_settings import MEL_PARTS, FeatureSettings
 from svc.dataset.features import read_meta
 from svc.dataset.fingerprint import same_recording, same_time
-from svc.dataset.pack import NAME, FileState, Pack, key_of
+from svc.dataset.pack import NAME, FileState, Key, Pack, key_of
 from svc.dataset.pack_writer import NewClip, write_pack
 from svc.dataset.store import peak_of
 from svc.errors import DatasetError, SvcError
@@ -83,12 +83,12 @@ def pack_dataset(
         except SvcError as error:
             report.left_out.append(LeftOut(wav, str(error)))
     names = {key_of(plan.wav) for plan in plans}
-    if earlier is not None:
-        report.removed = len(earlier.clips.keys() - names)
-        if earlier.clips.keys() == names and all(plan.noted for plan in plans):
-            report.kept, report.size = len(plans), earlier.size
-            return report
-    _write(plans, settings, report, earlier, progress or silent)
+    if earlier is not None and earlier.clips.keys() == names and all(p.noted for p in plans):
+        report.kept, report.size = len(plans), earlier.size
+        return report
+    before: set[Key] = set() if earlier is None else set(earlier.clips)
+    written = _write(plans, settings, report, earlier, progress or silent)
+    report.removed = len(before - written)
     return report
 
 
@@ -98,7 +98,8 @@ def _write(
     report: PackReport,
     earlier: Pack | None,
     tell: Progress,
-) -> None:
+) -> set[Key]:
+    written: set[Key] = set()
     with write_pack(report.path, sum(plan.need for plan in plans)) as writer:
         total = len(plans)
         for done, plan in enumerate(plans, start=1):
@@ -109,8 +110,9 @@ def _write(
             else:
                 report.kept += plan.known is not None
                 report.added += plan.known is None
+                written.add(key_of(plan.wav))
             tell(done, total, plan.wav.name)
-        if report.added + report.kept == 0:
+        if not written:
             first = report.left_out[0] if report.left_out else LeftOut(report.path, "no clips")
             raise DatasetError(
                 f"there is nothing to put into {report.path}; the first clip: {first.path}: "
@@ -120,6 +122,7 @@ def _write(
         if earlier is not None:
             earlier.close()
     report.written, report.size = True, report.path.stat().st_size
+    return written
 
 
 def read_clip(wav: Path, settings: FeatureSettings) -> NewClip:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from svc.audio.io import AUDIO_SUFFIXES
 from svc.checkpoint import list_checkpoints
 from svc.config.bundle import MANIFEST
 from svc.errors import SvcError
+from svc.inspection.packs import PACK
 from svc.inspection.report import Fact, Finding, Report, Safety
 from svc.inspection.retrieval import index_folder
 from svc.inspection.texts import HUGGING_FACE_CONFIG
@@ -113,7 +114,7 @@ def _listing(folder: Path, files: list[Path], folders: list[Path], look: Look, s
     kind, what = "folder", "folder"
     if newest is not None:
         kind, what = "run", "folder of a training run"
-    elif len(clips) > len(rest) or (not files and any(map(_has_audio, folders))):
+    elif len(clips) > len(rest) or (_only_packs(reports) and any(map(_has_audio, folders))):
         kind, what = "data set", "folder of recordings"
     finding = Finding(
         kind,
@@ -127,6 +128,11 @@ def _listing(folder: Path, files: list[Path], folders: list[Path], look: Look, s
     )
     match = newest.match if newest is not None else None
     return Report(folder, finding, safety, size, match=match, notes=notes)
+
+
+def _only_packs(reports: Mapping[Path, Report]) -> bool:
+    """Whether nothing lies beside the folders of the speakers but what is made of them."""
+    return all(report.finding.kind == PACK for report in reports.values())
 
 
 def _brief(report: Report) -> str:

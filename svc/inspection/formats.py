@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from svc.dataset.pack import MAGIC
 from svc.inspection.torch_content import ZIP_START
 
 Format = Literal[
     "empty", "zip", "safetensors", "faiss", "npy", "audio", "video", "midi", "pickle", "tar",
-    "onnx", "text", "binary",
+    "onnx", "pack", "text", "binary",
 ]  # fmt: skip
 
 HEAD = 512  # bytes looked at
@@ -39,6 +40,8 @@ def _format(head: bytes, start: bytes) -> Format:
         return "zip"
     if head.startswith(b"\x93NUMPY"):
         return "npy"
+    if head.startswith(MAGIC):
+        return "pack"
     if head.startswith(b"MThd"):
         return "midi"
     if _is_audio(head):

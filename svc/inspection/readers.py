@@ -15,7 +15,17 @@ from typing import IO, cast
 import torch
 
 from svc.errors import SvcError
-from svc.inspection import encoders, graphs, media, nets, pitch_nets, retrieval, texts, voice
+from svc.inspection import (
+    encoders,
+    graphs,
+    media,
+    nets,
+    packs,
+    pitch_nets,
+    retrieval,
+    texts,
+    voice,
+)
 from svc.inspection.formats import Format, detect, first_bytes
 from svc.inspection.media import unsafe
 from svc.inspection.report import UNKNOWN, Fact, Finding, Safety
@@ -244,6 +254,7 @@ _READERS: dict[Format, Callable[[Path, bytes], Finding]] = {
     "onnx": _onnx,
     "faiss": lambda path, _: retrieval.native_index(path),
     "npy": lambda path, _: media.array(path),
+    "pack": lambda path, _: packs.describe_pack(path),
     "audio": lambda path, _: media.audio(path),
     "text": _text,
     "video": _video,

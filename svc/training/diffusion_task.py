@@ -88,9 +88,9 @@ class DiffusionTask:
         self._detail = detail or self._detail
         self.trouble.look(step, self.position.epoch)
 
-    def roll_back(self) -> Path | None:
-        """Go back to the newest checkpoint; where that has no optimizer, a new one begins."""
-        return roll_back_diffusion(self.learner, self.run_dir)
+    def roll_back(self, back: int) -> Path | None:
+        """Go back to a checkpoint; where that has no optimizer, a new one begins."""
+        return roll_back_diffusion(self.learner, self.run_dir, back)
 
     def log(self, step: int, rate: float, waiting: float) -> str:
         """Write the scalars of the last detailed step."""
@@ -121,8 +121,10 @@ class DiffusionTask:
             return
         train, kept = self.facts.config.train, self.trouble.entries()
         path = model_path(self.run_dir, position.step)
-        content = checkpoint(self.learner, position, self.facts, optimizer=train.save_opt, more=kept)
-        keep, force = self.keep, train.interval_force_save
+        content = checkpoint(
+            self.learner, position, self.facts, optimizer=train.save_opt, more=kept
+        )
+        keep, force = self.trouble.keep(self.keep), train.interval_force_save
         saver = Saver(self.run_dir, lambda: prune(self.run_dir, keep=keep, force_save=force))
         saver.save({path.name: content})
         self._saved = position.saved = position.step
@@ -171,9 +173,7 @@ class DiffusionTask:
         )  # fmt: skip
         self.journal.flush()
 
-    def _sing(
-        self, step: int, stopping: Callable[[], bool]
-    ) -> tuple[list[float], list[float]]:
+    def _sing(self, step: int, stopping: Callable[[], bool]) -> tuple[list[float], list[float]]:
         """Draw and record the clips that are sung; returns mel distances and real-time factors."""
         distances, factors = [], []
         rate = self.facts.config.data.sampling_rate

@@ -149,11 +149,15 @@ def _run(count: int, arguments: Sequence[str]) -> int:
                 processes.close(signal.SIGKILL, timeout=5)
             result = processes.wait(0)
     failures = {} if result is None else {n: f.exitcode for n, f in result.failures.items()}
-    return _exit_code(failures, told)
+    return exit_code(failures, told)
 
 
-def _exit_code(failures: Mapping[int, int], told: signal.Signals | None) -> int:
-    """Return what a run ends with, from the exit codes of the processes that did not end with 0.
+def exit_code(failures: Mapping[int, int], told: signal.Signals | None) -> int:
+    """Return what a run ends with.
+
+    Args:
+        failures: exit codes of the processes that did not end with 0; -15 = by SIGTERM.
+        told: the signal that was handed on, if any.
 
     Raises:
         SvcError: one of them was killed, and not by us.
@@ -219,7 +223,12 @@ def _handled_signals() -> Iterator[None]:
 
 
 def follow_launcher() -> None:
-    """Let this process save and end when its launcher is killed, or it would train on unseen."""
+    """Let this process save and end when its launcher is killed, or it would train on unseen.
+
+    Does nothing where it was started by hand: then its parent may well leave before it.
+    """
+    if "TORCHELASTIC_RESTART_COUNT" not in os.environ:
+        return
     parent = os.getppid()
 
     def watch() -> None:

@@ -1,10 +1,17 @@
-"""Loader processes that die: a clear end instead of a traceback."""
+"""Loader processes that die: a clear end instead of a traceback, and none that stays behind."""
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import re
-from collections.abc import Iterator
+import signal
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from multiprocessing.process import BaseProcess
+
+from torch.utils.data import dataloader
 
 from svc.errors import DatasetError
 
@@ -13,15 +20,28 @@ _DEATH = re.compile(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (.*)", re.DOTA
 
 @contextlib.contextmanager
 def lost_loaders() -> Iterator[None]:
-    """Turn the death of a loader process into one line.
+    """Turn the death of a loader process into one line, and end those that are left.
 
     torch tells of it wherever the main process is at that moment, also in the middle of a step: it
     listens to the system's signal. So this has to surround the whole loop. What was saved last stays,
     for saves are atomic.
 
     Raises:
-        DatasetError: a loader process was killed, says how to go on.
+        DatasetError: a loader process was killed; says how to go on.
     """
+    before = multiprocessing.active_children()
+    with _told():  # twice: the signal may come while a broken connection is being dealt with
+        try:
+            with _told():
+                yield
+        finally:
+            # The error's frames hold on to the loader, so it has not ended its processes. They take
+            # no notice of the polite signal that Python would send at its exit, and then wait for.
+            _end([child for child in multiprocessing.active_children() if child not in before])
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
@@ -30,13 +50,39 @@ def lost_loaders() -> Iterator[None]:
             raise
         how = found[2].split(". ")[0].strip().rstrip(".")
         memory = "Bus error" in how or "shared memory" in found[2]
-        advice = (
-            "the shared memory is too small (/dev/shm; in a container give it --shm-size=8g)"
-            if memory
-            else "most likely the machine was out of memory: close other programs or lower "
-            '"train.batch_size"'
-        )
-        raise DatasetError(
-            f"a loader process (pid {found[1].strip()}) {how}; {advice}. The run is as it was saved "
-            "last; run the same command again to go on from there"
-        ) from error
+        raise _lost(f"(pid {found[1].strip()}) {how}", memory=memory) from error
+    except (OSError, EOFError) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if not any(frame.filename == dataloader.__file__ for frame in frames):
+            raise
+        raise _lost("ended while it handed over a batch", memory=False) from error
+
+
+def _lost(how: str, *, memory: bool) -> DatasetError:
+    advice = (
+        "the shared memory is too small (/dev/shm; in a container give it --shm-size=8g)"
+        if memory
+        else "most likely the machine was out of memory: close other programs or lower "
+        '"train.batch_size"'
+    )
+    return DatasetError(
+        f"a loader process {how}; {advice}. The run is as it was saved last; run the same command "
+        "again to go on from there"
+    )
+
+
+def _end(children: Sequence[BaseProcess]) -> None:
+    """Kill processes that only read."""
+    if not children:
+        return
+    listens = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
+    # torch would take these deaths, too, for an accident.
+    earlier = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if listens else None
+    try:
+        for child in children:
+            child.kill()
+        for child in children:
+            child.join()
+    finally:
+        if listens:
+            signal.signal(signal.SIGCHLD, earlier)

@@ -209,6 +209,8 @@ def run(
             with stop.cut_short():
                 batch = watch.next_batch()
         except StoppedError:
+            # Here, and not below, where the loader is gone: its processes take their time to end.
+            keeper.finish(evaluate=False)
             continue
         except Exception:
             keeper.rescue()

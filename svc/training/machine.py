@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,8 +30,12 @@ def best_precision(device: torch.device) -> str:
 
 def _has_amx() -> bool:
     # An old torch cannot tell; without these units bfloat16 is not faster on a CPU.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16")) and torch.backends.mkldnn.is_available()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16")) and _has_onednn()
+
+
+def _has_onednn() -> bool:
+    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def with_precision(train: TrainConfig, wanted: str | None, device: torch.device) -> TrainConfig:
@@ -67,7 +72,7 @@ def prefers_channels_last(device: torch.device, dtype: torch.dtype | None) -> bo
         dtype: their reduced precision, None for float32.
     """
     if device.type == "cpu":
-        return torch.backends.mkldnn.is_available()
+        return _has_onednn()
     return device.type == "cuda" and dtype is not None
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from svc.config import TrainConfig
 from svc.synthesizer.losses import GeneratorLosses, discriminator_loss
 from svc.training.descent import descend
+from svc.training.machine import arrange
 from svc.training.microbatch import Dice, MicroBatches
 from svc.training.numerics import (
     FiniteGuard,
@@ -74,6 +75,7 @@ class NetPair(Generic[Net_co]):
         self.dtype = autocast_dtype(train, device)
         self.generator = generator.to(device).train()
         self.discriminator = discriminator.to(device).train()
+        arrange((self.generator, self.discriminator), device, self.dtype)
         self.optim_g = make_adamw(self.generator, train)
         self.optim_d = make_adamw(self.discriminator, train)
         self.scaler = make_scaler(self.dtype, device)

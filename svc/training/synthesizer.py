@@ -94,9 +94,9 @@ class SynthesizerTask(AdversarialTask[Batch]):
             self.journal.scalars({"loss/g/lf0": 0.0}, step)
         return text
 
-    def roll_back(self) -> Path | None:
-        """Go back to the newest checkpoint, with the average of the weights."""
-        found = roll_back(self.nets, self.run_dir, "G")
+    def roll_back(self, back: int) -> Path | None:
+        """Go back to a checkpoint, with the average of the weights."""
+        found = roll_back(self.nets, self.run_dir, "G", back)
         if found is None:
             return None
         self.evaluations.roll_back(found[1])
@@ -119,7 +119,7 @@ class SynthesizerTask(AdversarialTask[Batch]):
             position.step,
             state.checkpoint(nets.generator, nets.optim_g, self.config, position, sings),
             state.checkpoint(nets.discriminator, nets.optim_d, self.config, position, extra),
-            keep=self.config.train.keep_ckpts,
+            keep=self.trouble.keep(self.config.train.keep_ckpts),
         )
         self.journal.note(f"saved {generator} and its D at epoch {position.epoch}")
         self.evaluations.contest.stop_waiting(self.stop, self.journal)

@@ -101,8 +101,8 @@ class AdversarialTask(Generic[Batch_contra]):
         self._detail = detail or self._detail
         self.trouble.look(step, self.epoch)
 
-    def roll_back(self) -> Path | None:
-        """Fill everything from the newest checkpoint of the run; returns its path, or None."""
+    def roll_back(self, back: int) -> Path | None:
+        """Fill everything from a checkpoint of the run, see `rollback`; returns its path, or None."""
         raise NotImplementedError
 
     # ---- log lines -------------------------------------------------------------------------------

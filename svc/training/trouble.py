@@ -50,8 +50,8 @@ class Trouble:
         learner: what is trained.
         run_dir: folder of the run.
         journal: told of events.
-        roll_back: fills everything from the newest checkpoint of the run and returns its path; None
-            when there is none.
+        roll_back: fills everything from a checkpoint of the run and returns its path; None when there
+            is none. Told how many of the newest to pass over, for those did not help.
         max_bad: skipped steps in a row that it takes to roll back (`train.max_bad_steps`).
         advice: what the user can change, after "listen to them, ".
     """
@@ -61,7 +61,7 @@ class Trouble:
         learner: Watched,
         run_dir: Path,
         journal: Journal,
-        roll_back: Callable[[], Path | None],
+        roll_back: Callable[[int], Path | None],
         *,
         max_bad: int,
         advice: str,
@@ -146,7 +146,7 @@ class Trouble:
     def _go_back(self, why: str) -> None:
         if self._vain >= MAX_ROLL_BACKS:
             raise self._end(why, f"{self._vain} roll-backs have not helped")
-        path = self._roll_back()
+        path = self._roll_back(self._vain)
         if path is None:
             raise self._end(why, "there is no checkpoint yet to go back to")
         self.roll_backs += 1
@@ -188,6 +188,12 @@ class Trouble:
             "learnt": int(self._learnt),
         }
         return {KEY: {**counts, **self._learner.micro.state_dict()}}
+
+    def keep(self, count: int) -> int:
+        """Return how many of the newest checkpoints a save leaves: `count`, or all (0) while steps
+        are being skipped, because of the older ones it is known that they are good.
+        """
+        return 0 if self.in_a_row else count
 
     def go_on(self, extra: Mapping[str, Any] | None) -> None:
         """Take over what `entries` has given to a checkpoint, from its ``svc`` entry."""

@@ -139,9 +139,9 @@ class VocoderTask(AdversarialTask[VocoderBatch]):
             self.journal.note(f"the best so far: {self.run_dir / BEST}")
         self.journal.flush()
 
-    def roll_back(self) -> Path | None:
-        """Go back to the newest checkpoint."""
-        found = roll_back(self.nets, self.run_dir, "V")
+    def roll_back(self, back: int) -> Path | None:
+        """Go back to a checkpoint."""
+        found = roll_back(self.nets, self.run_dir, "V", back)
         return None if found is None else found[0]
 
     def save(self, position: Position) -> None:
@@ -154,7 +154,7 @@ class VocoderTask(AdversarialTask[VocoderBatch]):
             position.step,
             state.checkpoint(nets.generator, nets.optim_g, self.config, position, extra),
             state.checkpoint(nets.discriminator, nets.optim_d, self.config, position, extra),
-            keep=self.config.train.keep_ckpts,
+            keep=self.trouble.keep(self.config.train.keep_ckpts),
             kind="V",
         )
         position.saved = position.step  # whatever becomes of the export

@@ -24,7 +24,9 @@ from svc.training.task import StepDetail
 from svc.training.vocoder_clips import VocoderBatch
 from svc.vocoder.discriminator import Discriminator, Judgement
 from svc.vocoder.generator import Generator
+from svc.vocoder.mini_nsf import MiniNsfGenerator
 from svc.vocoder.nsf_hifigan import NsfHifigan
+from svc.vocoder.source import SourceNoise
 
 
 class VocoderPair(NetPair[Generator]):
@@ -64,15 +66,18 @@ class VocoderPair(NetPair[Generator]):
         Raises:
             DeviceError: not even one crop fits into memory.
         """
-        draws = ClipDraws(self.config.train.seed, step, batch.numbers, self.device)
         count, n_frames = batch.f0.shape
-        noise = source_noise(draws, n_frames, self.generator.m_source)
+        noise: SourceNoise | None = None
+        if not isinstance(self.generator, MiniNsfGenerator):  # in which nothing is random
+            draws = ClipDraws(self.config.train.seed, step, batch.numbers, self.device)
+            noise = source_noise(draws, n_frames, self.generator.m_source)
         batch = batch.to(self.device)
 
         def make(where: slice, shares: Shares) -> Made:
             part = cut(batch, where)
             with self.autocast():
-                fake = self.generator(part.mel, part.f0, random=cut(noise, where))
+                random = None if noise is None else cut(noise, where)
+                fake = self.generator(part.mel, part.f0, random=random)
             return self._compare(part, at_least_float32(fake), shares)
 
         lengths = [n_frames] * count

@@ -155,9 +155,8 @@ class Conv1d(LayoutSwitch, nn.Conv1d):
     """Torch's 1-D convolution with the switch; zero padding, given as a number of frames."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if not self.channels_last:
-            return super()._conv_forward(input, weight, bias)
-        return convolve(
+        conv = convolve if self.channels_last else F.conv1d
+        return conv(
             input,
             weight,
             bias,

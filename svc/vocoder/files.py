@@ -47,8 +47,8 @@ def _located(path: str | Path) -> Path:
     if (PRETRAIN_DIR / given).is_dir():
         return PRETRAIN_DIR / given
     raise MissingFileError(
-        f'the vocoder "{given}" is neither a file or folder nor the name of a folder in '
-        f"{PRETRAIN_DIR}/; {_those_there()}"
+        f"the vocoder's file {given} is missing, and {PRETRAIN_DIR}/ has no folder of that name: "
+        f"{_those_there()}"
     )
 
 

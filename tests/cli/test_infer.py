@@ -11,6 +11,7 @@ import pytest
 from svc.cli import infer
 from svc.cli.main import main
 from svc.conversion.options import InferOptions
+from svc.conversion.results import ResultOptions
 from svc.devices import PRECISIONS
 
 ORIGINAL_FLAGS: dict[str, tuple[str, Any]] = {
@@ -89,6 +90,18 @@ def test_our_flags(parser: argparse.ArgumentParser) -> None:
         "--seed",
         "--f0_min",
         "--f0_max",
+        "--recursive",
+        "--skip_existing",
+        "--skip-existing",
+        "--channels",
+        "--bit_depth",
+        "--rate",
+        "--no_tags",
+        "--no_manifest",
+        "--json",
+        "--cache_dir",
+        "--cache_gb",
+        "--no_cache",
     ):
         assert flag in known
     args = parser.parse_args(["-n", "x"])
@@ -103,7 +116,9 @@ def test_our_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def test_defaults_are_those_of_the_library(parser: argparse.ArgumentParser) -> None:
-    assert infer._options(parser.parse_args(["-n", "x"])) == InferOptions()
+    args = parser.parse_args(["-n", "x"])
+    assert infer._options(args) == InferOptions()
+    assert infer._results(args) == ResultOptions()
 
 
 def test_a_song_is_required(capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,6 +178,7 @@ def test_flags_that_cannot_work_are_refused_in_one_line(
         (["-fr"], "-cm, -fr, "),
         (["-cm", "kmeans.pt"], "-cm, -fr, "),
         (["-s", "alice", "--spk_mix", "alice=1"], "-s has no effect"),
+        (["--no_cache", "--cache_gb", "1"], "--cache_dir and --cache_gb have no effect"),
     ],
 )
 def test_flags_without_effect_are_told(

@@ -257,7 +257,7 @@ def no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(path: Path, **_: object) -> None:
         pytest.fail(f"{path} was read before the models were checked")
 
-    monkeypatch.setattr("svc.conversion.files.read_audio", read)
+    monkeypatch.setattr("svc.conversion.files.open_audio", read)
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_what_goes_in_comes_out(cache: FeatureCache, rng: np.random.Generator) -
 def test_a_damaged_entry_is_dropped(
     cache: FeatureCache, part: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="svc")
     cache.put(KEY, {"f0": np.arange(1000.0)})
     (path,) = entries(cache)
     content = bytearray(path.read_bytes())
@@ -141,7 +141,7 @@ def test_many_at_once(tmp_path: Path) -> None:
                 if found is not None:
                     np.testing.assert_array_equal(found["f0"], np.full(400, number))
                 cache.put(key, {"f0": np.full(400, number)})
-        except BaseException as error:  # noqa: BLE001 - told below
+        except BaseException as error:
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
@@ -168,3 +168,9 @@ def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("svc.conversion.feature_cache.sys.platform", "linux")
     assert default_folder() == tmp_path / ".cache" / "svc" / "features"
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    assert default_folder() is None

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 
-from svc.audio.io import read_audio, write_audio
+from svc.audio.io import open_audio, read_audio, write_audio
 from svc.audio.pitch import F0Track
 from svc.checkpoint import save_checkpoint
 from svc.cli.main import main
@@ -143,9 +143,9 @@ class Stage:
 
         def read(path: Path) -> Any:
             self.songs_read += 1
-            return read_audio(path)
+            return open_audio(path)
 
-        monkeypatch.setattr("svc.conversion.files.read_audio", read)
+        monkeypatch.setattr("svc.conversion.files.open_audio", read)
         monkeypatch.setattr("svc.conversion.onnx_parts.open_session", functools.cache(open_session))
 
     def words(self, flags: Flags) -> list[str]:

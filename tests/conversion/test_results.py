@@ -104,7 +104,7 @@ def test_the_channels_of_a_song(raw: Path, echo: Any) -> None:
         assert wav.shape == source.shape
         middle = slice(2000, 9000)
         np.testing.assert_allclose(wav[:, middle], source[:, middle], atol=2e-3)
-        mono = audio_info(output_of(convert(echo(), ["mono"], results=options)))
+        mono = audio_info(output_of(convert(echo(), ["mono"], "wav", results=options)))
         assert mono.channels == 1
     assert audio_info(output_of(convert(echo(), ["stereo"]))).channels == 1
 

@@ -79,7 +79,7 @@ def test_the_sound_is_that_of_the_file(place: Path, subtype: str) -> None:
 
 
 def test_sixteen_bits_are_taken_only_where_nothing_is_lost() -> None:
-    every = np.arange(-32768, 32768).astype(np.float32) / 32768
+    every = np.arange(-32768, 32768).astype(np.float32) / np.float32(32768)
     assert smallest(every).dtype == np.int16
     np.testing.assert_array_equal(smallest(every) * FULL_SCALE, every)
     for value in (1.0, -1.1, 1e-9, -0.0, 0.5 + 2**-17, np.nextafter(np.float32(0.25), np.float32(1))):

@@ -234,3 +234,16 @@ def small_diffusion(make_run: Callable[..., Any]) -> Any:
         return DiffusionLearner(run.config, torch.device("cpu"), n_mels=16, seed=7)
 
     return make, batch_of([dataset.crop(index, 1) for index in range(4)])
+
+
+@pytest.fixture
+def vocoder_command(make_run: Callable[..., Any]) -> list[str]:
+    """The command that trains a small vocoder, on clips that are there, into the folder ``v``."""
+    make_run(lengths=(60, 55, 70, 58, 61))
+    raw = json.loads(Path("vocoder/config.json").read_text())
+    small = {"discriminator_width": 0.03, "segment_size": 16 * HOP, "eval_interval": 100}
+    Path("small.json").write_text(json.dumps({**raw, "train": small}))
+    return [
+        "train-vocoder", "--dataset", "train.txt", "-c", "small.json", "-o", "v", "--device", "cpu",
+        "--val_clips", "1",
+    ]  # fmt: skip

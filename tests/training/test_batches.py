@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -165,3 +166,90 @@ def test_moving_a_batch_moves_all_of_it() -> None:
     assert {moved.units.device.type, moved.lengths.device.type, moved.volume.device.type} == {
         "meta"
     }
+
+
+# ---- several processes ---------------------------------------------------------------------------
+
+
+def counted(batch: list[tuple[int, int, int]]) -> list[int]:
+    """The clips of a batch that count."""
+    return [index for _, index, number in batch if number >= 0]
+
+
+@pytest.mark.parametrize(
+    ("clips", "size", "world"), [(8, 2, 2), (7, 2, 2), (5, 2, 2), (97, 4, 3), (3, 2, 8)]
+)
+def test_ranks_share_each_epoch(clips: int, size: int, world: int) -> None:
+    lengths = [5 * n % 13 + 20 for n in range(clips)]
+    ranks = [EpochBatches(lengths, size, seed=1, rank=rank, world=world) for rank in range(world)]
+    steps = -(-len(ranks[0]) // world)
+    streams = [itertools.islice(order, 2 * steps) for order in ranks]
+    orders: list[list[int]] = [[], []]
+    for step, parts in enumerate(zip(*streams, strict=True)):
+        assert {epoch for part in parts for epoch, _, _ in part} == {1 + step // steps}
+        # The whole batch in its order, whoever has what.
+        numbers = [number for part in parts for _, _, number in part if number >= 0]
+        assert numbers == list(range(len(numbers)))
+        sizes = [len(counted(part)) for part in parts]
+        assert max(sizes) - min(sizes) <= 1
+        assert max(sizes) <= size
+        assert all(len(part) == max(1, count) for part, count in zip(parts, sizes, strict=True))
+        orders[step // steps] += [index for part in parts for index in counted(part)]
+    for epoch, order in enumerate(orders, start=1):
+        assert sorted(order) == list(range(clips))
+        assert order == list(itertools.chain(*ranks[0].epoch(epoch)))
+    assert clips < 4 or orders[0] != orders[1]
+
+
+def test_another_number_of_ranks_goes_on_with_the_clips_that_are_left() -> None:
+    lengths, seen, done = [20] * 61, list[int](), 0
+    for world, steps in ((2, 3), (1, 4), (3, 2), (2, 100)):
+        batches = len(EpochBatches(lengths, 3, seed=4))
+        steps = min(steps, -(-(batches - done) // world))
+        for rank in range(world):
+            order = EpochBatches(lengths, 3, seed=4, batch=done, rank=rank, world=world)
+            for batch in itertools.islice(order, steps):
+                seen += counted(batch)
+        done = min(done + world * steps, batches)
+    assert done == batches
+    assert sorted(seen) == list(range(61))
+
+
+def test_a_batch_knows_the_numbers_of_its_clips(voices: Any) -> None:
+    dataset = ClipDataset(voices.config, voices.files(), augment=False)
+    lengths = [60, 45, 70, 52, 48]
+    order = EpochBatches(lengths, 2, seed=3, rank=1, world=2)
+    epoch = [dataset.paths[index] for index in itertools.chain(*order.epoch(1))]
+    batches = list(itertools.islice(stream(dataset, order, workers=0, pin=False), 2))
+    assert [str(epoch[number]) for number in batches[0].numbers] == list(batches[0].names)
+    assert sorted(batches[0].numbers) == [2, 3]
+    assert list(batches[0].lengths) == sorted(batches[0].lengths, reverse=True)
+    assert not batches[0].filler
+    # One clip is left and rank 0 has it.
+    assert batches[1].filler
+    assert len(batches[1]) == 1
+    assert together([clip(3), clip(4)]).numbers == (0, 1)
+
+
+def test_a_batch_is_padded_to_the_longest_of_all() -> None:
+    clips = [clip(3, volume=True), clip(5, volume=True)]
+    narrow = dataclasses.replace(together(clips), width=7)
+    wide = together([*clips, clip(7, volume=True)])
+    moved = narrow.to(torch.device("cpu"))
+    assert narrow.n_frames == moved.n_frames == 7
+    assert narrow.extent == (2, 8, 7)
+    for name in ("units", "f0", "uv", "spec", "wav", "volume"):
+        assert torch.equal(getattr(moved, name), getattr(wide, name)[1:]), name
+    assert torch.equal(moved.lengths, narrow.lengths)
+    same = together(clips)
+    assert same.to(torch.device("cpu")).f0.shape == same.f0.shape == (2, 5)
+
+
+def test_ranks_share_the_cores() -> None:
+    class Many:
+        memory = Memory(clips=False, specs=False)
+
+        def __len__(self) -> int:
+            return 100
+
+    assert [choose_workers(Many(), cpus=16, processes=n) for n in (1, 2, 4, 8)] == [5, 5, 3, 0]

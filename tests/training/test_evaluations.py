@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from svc.checkpoint import load_checkpoint
-from svc.errors import OutputError
+from svc.errors import ConfigError, OutputError
 from svc.export.voice_file import read_voice
 from svc.inspection.inspector import inspect
 from svc.synthesizer.loading import load_synthesizer
@@ -271,3 +271,16 @@ def test_without_held_out_clips_nothing_is_averaged(
     assert result.record is None
     assert "ema" not in load_checkpoint("logs/m/G_2.pth")["svc"]
     assert any("no held-out clips" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"ema_decay": 1.0}, r'"train\.ema_decay" must be at least 0 and below 1, found 1\.0'),
+        ({"ema_decay": -0.1}, r"ema_decay"),
+        ({"val_clips": 0}, r'"train\.val_clips" must be at least 1, found 0'),
+    ],
+)
+def test_settings_are_checked(voices: Any, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        voices.edit(train=values)

@@ -31,6 +31,20 @@ def test_pictures_are_ten_by_two_inches_and_show_their_data() -> None:
     )
 
 
+def test_pitch_is_drawn_with_gaps_on_a_logarithmic_axis() -> None:
+    octaves = np.repeat(np.float32([110, 220, 440]), 20)
+    gap = np.where(np.arange(60) // 20 == 1, np.float32(0), octaves)
+    whole, broken = (figures.pitch_image({"recorded": track}) for track in (octaves, gap))
+    assert whole.shape == (200, 1000, 3)
+    blue = [(image[..., 2].astype(int) - image[..., 0] > 60) for image in (whole, broken)]
+    columns = slice(430, 570)  # the middle third of the axes, where the legend is not
+    assert blue[0][:, columns].any()
+    assert not blue[1][:, columns].any()
+    rows = [np.median(np.nonzero(blue[0][:, x])[0]) for x in (200, 500, 700)]
+    assert abs((rows[0] - rows[1]) - (rows[1] - rows[2])) <= 2  # octaves are equal steps
+    assert rows[0] > rows[1] > rows[2]
+
+
 def read(folder: Path | str) -> Any:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -72,19 +73,22 @@ def test_processes_live_through_the_ends_of_epochs() -> None:
 
 
 @needs_fork
-def test_the_death_of_a_process_is_one_line() -> None:
+@pytest.mark.parametrize("_", range(3))
+def test_the_death_of_a_process_is_one_line(_: int) -> None:
     order = EpochBatches([20] * 12, 3, seed=1)
     with (
         pytest.raises(
-            DatasetError, match=r"a loader process \(pid \d+\) is killed by signal: Killed"
+            DatasetError,
+            match=r"a loader process (\(pid [\d, ]+\) (is killed|exited)|ended while)",
         ) as caught,
         lost_loaders(),
     ):
-        for _ in stream_of(Source(deadly=2), order, together, workers=2, pin=False):
+        for _batch in stream_of(Source(deadly=2), order, together, workers=2, pin=False):
             pass
     assert "\n" not in str(caught.value)
     assert "out of memory" in str(caught.value)
     assert "run the same command again" in str(caught.value)
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize(
@@ -111,7 +115,8 @@ def test_what_torch_says_is_understood(told: str, message: str) -> None:
 
 
 def test_other_errors_pass() -> None:
-    for error in (RuntimeError("CUDA error"), ValueError("x"), DatasetError("one line")):
+    errors = (RuntimeError("CUDA error"), ValueError("x"), DatasetError("one line"), EOFError())
+    for error in errors:
         with pytest.raises(type(error)) as caught, lost_loaders():
             raise error
         assert caught.value is error
@@ -157,8 +162,8 @@ def test_a_killed_loader_ends_a_run_as_of_its_last_save(make_voices: Callable[..
     assert "Traceback" not in told
     (line,) = [text for text in told.splitlines() if text.startswith("svc: error: ")]
     assert "a loader process" in line
-    assert "is killed by signal: Killed" in line
-    last = max(int(path.stem[2:]) for path in Path("logs/run").glob("G_*.pth"))
+    assert any(how in line for how in ("is killed by", "exited unexpectedly", "ended while it"))
+    last = max(int(path.stem[2:]) for path in Path("logs/run").glob("G_[0-9]*.pth"))
     assert last % 2 == 0
     assert load_checkpoint(Path(f"logs/run/G_{last}.pth"))["svc"]["step"] == last
     assert not list(Path("logs/run").glob(".tmp-*"))

@@ -6,18 +6,23 @@ import dataclasses
 import gc
 import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from svc.checkpoint import load_checkpoint
 from svc.errors import DeviceError
 from svc.training.batches import Batch
 from svc.training.diffusion_step import DiffusionLearner
 from svc.training.microbatch import MicroBatches, cut, is_out_of_memory, parts_of
+from svc.training.options import TrainOptions
 from svc.training.ranks import Shares
 from svc.training.step import Adversaries
+from svc.training.synthesizer import train
+from svc.vocoder.generator import Generator
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-9  # of the largest gradient of a tensor, in float64 ...
@@ -263,6 +268,36 @@ def test_random_numbers_of_a_failed_attempt_are_drawn_again(
     assert torch.equal(states[0][0], states[1][0])
     for name, gradient in states[0][2].items():
         assert torch.equal(gradient, states[1][2][name]), name
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_remembers_how_much_fits(
+    make_voices: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told once; a resume begins with it; and the run is the one that knew it from the start."""
+    voices = make_voices(model={"p_dropout": 0.0})
+    forward, tries = Generator.forward, []
+
+    def crowded(self: Generator, x: Tensor, *args: Any, **options: Any) -> Tensor:
+        tries.append(len(x))
+        if self.training and len(x) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, x, *args, **options)
+
+    monkeypatch.setattr(Generator, "forward", crowded)
+    options = {"config": voices.config_path, "device": "cpu", "eval_interval": 100}
+    for steps in (2, 4):
+        train(TrainOptions(model="m", max_steps=steps, **options))
+    assert tries.count(2) == 1
+    log = Path("logs/m/train.log").read_text()
+    assert log.count("cpu ran out of memory with 2 clips at a time: from now on 1") == 1
+    assert log.count("1 clips at a time go through the nets, as before") == 1
+    monkeypatch.setattr(MicroBatches, "limit", 1)  # the default of new ones
+    train(TrainOptions(model="known", max_steps=4, **options))
+    assert tries.count(2) == 1
+    one, two = (load_checkpoint(Path(f"logs/{name}/G_4.pth")) for name in ("m", "known"))
+    assert all(map(torch.equal, one["model"].values(), two["model"].values()))
+    assert one["svc"]["trouble"]["micro_batch"] == 1
 
 
 def test_one_clip_that_does_not_fit_is_one_line(voice: Any) -> None:

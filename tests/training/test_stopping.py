@@ -114,6 +114,29 @@ def test_a_signal_cuts_waiting_for_data_short(number: signal.Signals, step: int)
     assert len(task.saved) == (2 if step == 5 else 1)
 
 
+def test_the_save_does_not_wait_for_the_loader_to_end() -> None:
+    """Its processes, which may hang, are let go when the last reference goes."""
+    events: list[str] = []
+
+    class Loader:
+        def __del__(self) -> None:
+            events.append("loader ends")
+
+    def stuck() -> Iterator[int]:
+        loader = Loader()
+        yield 0
+        send(signal.SIGTERM)
+        pytest.fail(f"the wait for {loader} goes on")
+
+    class Saving(Signalled):
+        def save(self, position: Position) -> None:
+            super().save(position)
+            events.append("saved")
+
+    assert go(Saving("", 0, 0), stuck())[0] == "SIGTERM"
+    assert events == ["saved", "loader ends"]
+
+
 def test_a_signal_between_two_waits_cuts_the_next_one_short() -> None:
     with StopSignal() as stop:
         with stop.cut_short():

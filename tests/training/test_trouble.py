@@ -12,20 +12,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from svc.checkpoint import load_checkpoint
+from svc.checkpoint import load_checkpoint, save_checkpoint
 from svc.cli.main import main
 from svc.errors import SvcError
 from svc.training.batches import Batch
 from svc.training.clips import ClipDataset
 from svc.training.descent import step_unless
+from svc.training.diffusion import train as train_diffusion
+from svc.training.diffusion_clips import DiffusionDataset
+from svc.training.diffusion_options import DiffusionTrainOptions
 from svc.training.journal import Journal
 from svc.training.microbatch import MicroBatches
 from svc.training.numerics import FiniteGuard, SeenStep, adamw, all_finite
 from svc.training.options import TrainOptions, TrainResult
 from svc.training.ranks import PeerError, Ranks
+from svc.training.rollback import roll_back
 from svc.training.step import Adversaries
 from svc.training.synthesizer import train
 from svc.training.trouble import FILE, KEY, MAX_ROLL_BACKS, Trouble
+from svc.training.vocoder_clips import VocoderDataset
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -213,8 +218,8 @@ def run(tmp_path: Path) -> Any:
     """A learner, its trouble (3 in a row), and the roll-backs made."""
     learner, made = Learner(), []
 
-    def back() -> Path:
-        made.append(1)
+    def back(passed: int) -> Path:
+        made.append(passed)
         return tmp_path / "G_40.pth"
 
     with Journal(tmp_path, 1) as journal:
@@ -254,7 +259,7 @@ def test_ends_where_rolling_back_does_not_help(run: Any) -> None:
         step += 1
         learner.take(trouble, step, "b" if step % 2 else "c")
         trouble.entries()  # saved, though nothing was learnt since the last roll-back
-    assert len(made) == MAX_ROLL_BACKS
+    assert made == list(range(MAX_ROLL_BACKS))  # each to an older checkpoint
     with pytest.raises(SvcError) as caught:
         learner.take(trouble, step + 1, "b")
     text = str(caught.value)
@@ -269,15 +274,15 @@ def test_a_good_save_in_between_begins_the_count_anew(run: Any) -> None:
     learner, trouble, made, _ = run
     for step in range(1, 60):
         learner.take(trouble, step, *([] if step % 4 == 0 else ["a"]))
-        if step % 8 == 0:
+        if step % 4 == 0:
             trouble.entries()
-    assert len(made) == 15
+    assert made == [0] * 15  # to the newest each time
 
 
 def test_ends_without_a_checkpoint(tmp_path: Path) -> None:
     learner = Learner()
     with Journal(tmp_path, 1) as journal:
-        trouble = Trouble(learner, tmp_path, journal, lambda: None, max_bad=2, advice="x")
+        trouble = Trouble(learner, tmp_path, journal, lambda back: None, max_bad=2, advice="x")
         learner.take(trouble, 1, "a")
         with pytest.raises(
             SvcError, match=r"there is no checkpoint yet to go back to.*a \(2 times\)"
@@ -335,12 +340,12 @@ def test_counts_are_kept(run: Any, tmp_path: Path) -> None:
     assert kept[KEY]["skipped"] == 5
     assert all(type(value) is int for value in kept[KEY].values())
     other = Learner()
-    again = Trouble(other, folder, trouble.journal, lambda: folder, max_bad=3, advice="x")
+    again = Trouble(other, folder, trouble.journal, lambda back: folder, max_bad=3, advice="x")
     again.go_on(json.loads(json.dumps(kept)))
     assert again.entries() == kept
     assert other.micro.limit == 4
     assert again.worst() == [("a", 5)]
-    fresh = Trouble(Learner(), folder, trouble.journal, lambda: folder, max_bad=3, advice="x")
+    fresh = Trouble(Learner(), folder, trouble.journal, lambda back: folder, max_bad=3, advice="x")
     fresh.go_on(None)
     assert fresh.entries()[KEY]["skipped"] == 0
 
@@ -380,7 +385,7 @@ def test_clips_of_another_process_are_named(tmp_path: Path) -> None:
     for rank, folder in ((0, tmp_path / "0"), (1, tmp_path / "1")):
         learner = Learner(Pair(rank, json.dumps(facts)))
         with Journal(folder, 1) as journal:
-            trouble = Trouble(learner, folder, journal, lambda: None, max_bad=2, advice="x")
+            trouble = Trouble(learner, folder, journal, lambda back: None, max_bad=2, advice="x")
             for step in (1, 2):
                 values = {"kl": torch.tensor(1.0), "gradient norm g": torch.tensor(torch.nan)}
                 learner.guard.watch(step, ("a",), values, torch.tensor(True), torch.tensor([True]))
@@ -496,6 +501,105 @@ def test_a_run_goes_back_to_its_checkpoint_and_on(voices: Any, poison: Any) -> N
     nine = load_checkpoint(Path("logs/m/G_9.pth"))
     assert not all(map(torch.equal, tensors_of(eight["model"]), tensors_of(nine["model"])))
     assert nine["svc"][KEY]["vain"] == 0
+
+
+def test_which_checkpoint_is_gone_back_to(voices: Any, batch: Batch) -> None:
+    """The newest that was not saved among skipped steps, then older ones; the oldest at last."""
+    go(voices, max_steps=8, eval_interval=2, keep=0)
+    nets = Adversaries(voices.config, CPU)
+    nets.step(batch, 1, detailed=False)
+    run_dir = Path("logs/m")
+    found = roll_back(nets, run_dir, "G", 0)
+    assert found is not None
+    assert found[0] == run_dir / "G_8.pth"
+    assert found[1]["step"] == 8
+    saved = load_checkpoint(run_dir / "D_8.pth")
+    assert all(
+        map(torch.equal, tensors_of(saved["model"]), nets.discriminator.state_dict().values())
+    )
+    for name in ("G_8.pth", "G_4.pth"):
+        content = load_checkpoint(run_dir / name)
+        content["svc"][KEY]["in_a_row"] = 3
+        save_checkpoint(content, run_dir / name)
+    rate = nets.learning_rate
+    for back, step in ((0, 6), (1, 2), (2, 2), (9, 2)):
+        found = roll_back(nets, run_dir, "G", back)
+        assert found is not None
+        assert found[0] == run_dir / f"G_{step}.pth"
+        weights = tensors_of(load_checkpoint(found[0])["model"])
+        assert all(map(torch.equal, weights, nets.generator.state_dict().values()))
+    assert nets.learning_rate == rate
+    for name in ("G_2.pth", "G_6.pth"):
+        (run_dir / name).unlink()
+        (run_dir / name.replace("G", "D")).unlink()
+    found = roll_back(nets, run_dir, "G", 0)
+    assert found is not None
+    assert found[0] == run_dir / "G_8.pth"  # better than none
+    for file in run_dir.glob("*_*.pth"):
+        file.unlink()
+    assert roll_back(nets, run_dir, "G", 0) is None
+
+
+@pytest.mark.parametrize("save_opt", [True, False])
+def test_a_diffusion_run_goes_back(
+    make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, save_opt: bool
+) -> None:
+    """To weights and optimizer; where that is not saved, which is the default, a new one begins."""
+    run = make_run(train={"interval_val": 2, "save_opt": save_opt, "batch_size": 2})
+    crop = DiffusionDataset.crop
+    spoilt: list[int] = []
+
+    def broken(self: DiffusionDataset, index: int, epoch: int) -> Any:
+        found = crop(self, index, epoch)
+        nowhere = torch.full_like(found.mel, torch.inf)
+        return dataclasses.replace(found, mel=nowhere) if spoilt else found
+
+    monkeypatch.setattr(DiffusionDataset, "crop", broken)
+
+    def watch(step: int, total: int, text: str) -> None:
+        spoilt[:] = [1] if 3 <= step < 6 else []
+
+    options = DiffusionTrainOptions(
+        run.config_path, device="cpu", max_steps=7, max_bad_steps=2, num_workers=0, val_samples=0,
+    )  # fmt: skip
+    result = train_diffusion(options, progress=watch)
+    assert result.step == 7
+    log = Path("run/log_info.txt").read_text()
+    assert "nothing finite in 2 steps in a row, up to step 5" in log
+    assert "are those of run/model_2.pt again" in log  # model_4 was saved after a skipped step
+    assert result.trouble is not None
+    assert result.trouble.startswith("3 steps of this run were skipped")
+    entries = lines(Path("run"))
+    assert [entry["step"] for entry in entries] == [4, 5, 5, 6]
+    assert all(len(entry["suspects"]) == 2 for entry in entries if "suspects" in entry)
+    final = load_checkpoint(Path("run/model_7.pt"))
+    assert all(torch.isfinite(tensor).all() for tensor in final["model"].values())
+    assert final["svc"][KEY] == {
+        "skipped": 3,
+        "in_a_row": 0,
+        "roll_backs": 1,
+        "vain": 0,
+        "learnt": 1,
+    }
+
+
+def test_a_vocoder_run_goes_back(
+    vocoder_command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crop = VocoderDataset.crop
+
+    def broken(self: VocoderDataset, index: int, epoch: int) -> Any:
+        found = crop(self, index, epoch)
+        return dataclasses.replace(found, mel=found.mel * torch.nan) if epoch == 2 else found
+
+    monkeypatch.setattr(VocoderDataset, "crop", broken)
+    options = ["--batch_size", "9", "--max_bad_steps", "1", "--eval_interval", "2", "--epochs", "3"]
+    assert main([*vocoder_command, *options]) == 0
+    steps = max(int(path.stem[2:]) for path in Path("v").glob("V_*.pth"))
+    kept = load_checkpoint(Path(f"v/V_{steps}.pth"))["svc"][KEY]
+    assert kept["skipped"] == kept["roll_backs"] == steps // 3
+    assert kept["skipped"] > 0
+    assert "those of v/V_" in Path("v/train.log").read_text()
 
 
 def test_the_command_ends_with_one_line_and_names_the_clips(

@@ -538,6 +538,20 @@ def test_a_mini_nsf_vocoder(clips: Path) -> None:
     assert wav.shape == (1, 8 * HOP)
 
 
+def test_a_snake_vocoder(clips: Path) -> None:
+    """A key of the config; it trains, is exported, sings, and is a base."""
+    write_config(Path("config.json"), {"snake": True})
+    go(max_steps=2)
+    state = load_checkpoint("run/model")["generator"]
+    assert state["snakes.0.act.alpha"].abs().max() > 0  # begins at 0
+    wav = load_vocoder("run")(torch.zeros(1, 20, 8), torch.full((1, 8), 200.0))
+    assert wav.shape == (1, 8 * HOP)
+    go("second", max_steps=1, base=Path("run"))
+    write_config(Path("config.json"))
+    with pytest.raises(ConfigError, match="snake True -> False"):
+        go("third", max_steps=1, base=Path("run"))
+
+
 # ---- what is refused, before anything is written -------------------------------------------------
 
 

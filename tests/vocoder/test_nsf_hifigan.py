@@ -397,6 +397,6 @@ def test_vocoders_are_called_by_their_folders(
     with pytest.raises(MissingFileError) as caught:
         load_vocoder("gone")
     text = str(caught.value)
-    assert 'the vocoder "gone" is neither' in text
+    assert "the vocoder's file gone is missing, and pretrain/ has no folder of that name" in text
     assert "there lie: mine, nsf_hifigan" in text
     assert "\n" not in text
