@@ -7,8 +7,9 @@
 #   NAME=alice bash scripts/cloud_train.sh fetch                          pack what there is now
 #
 # VOICES holds one folder of recordings per voice. Copy them to the machine, with the weights of the speech encoder in
-# pretrain/, and a base model as logs/NAME/G_0.pth and D_0.pth if there is one. Put WORK on a disk that outlives the
-# machine. Start it in tmux, or with nohup, or from the machine's start-up script; see the loss with
+# pretrain/; or only configs/, filelists/ and dataset/44k/features.pack of a data set that is prepared already. A base
+# model goes to logs/NAME/G_0.pth and D_0.pth. Put WORK on a disk that outlives the machine. Start the script in tmux,
+# with nohup, or from the machine's start-up script, and see the loss with
 #   ssh -L 6006:localhost:6006 THE_MACHINE      and a browser at http://localhost:6006
 #
 # Settings, from the environment:
@@ -126,6 +127,10 @@ mark_done() {
 prepare() {
     local clips features recordings="$VOICES"
     local -a flags=(--template "$TEMPLATE")
+    if [ ! -d "$VOICES" ] && [ -f configs/config.json ] && [ -f dataset/44k/features.pack ]; then
+        echo "No recordings in $VOICES: the voice learns from dataset/44k/features.pack."
+        return
+    fi
     [ -d "$VOICES" ] || die "there is no folder $VOICES; copy the recordings there, one folder per voice, or set VOICES"
     if [ -n "$ENCODER" ]; then flags+=(--speech_encoder "$ENCODER"); fi
     if [ -n "$F0" ]; then flags+=(--f0_predictor "$F0"); fi

@@ -249,7 +249,9 @@ def test_verifying_sees_what_loading_does_not(tmp_path: Path) -> None:
         damaged[change] ^= 1
         file.write_bytes(damaged)
         checkpoint.load_checkpoint(file)
-        with pytest.raises(CheckpointError, match=r"not a readable checkpoint .*checksum of .*data"):
+        with pytest.raises(
+            CheckpointError, match=r"not a readable checkpoint .*checksum of .*data"
+        ):
             checkpoint.load_checkpoint(file, verify=True)
     file.write_bytes(whole[:-50])
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):

@@ -60,6 +60,31 @@ def test_keys_and_flags_exist() -> None:
     assert set(re.findall(r"`(--\w+)", text)) <= known
 
 
+def test_the_measured_tables_are_there() -> None:
+    methods = ("ddim", "pndm", "dpm-solver", "dpm-solver++", "unipc")
+    tables = {
+        "diffusion speed cpu 1": ("ddpm", *methods),
+        "diffusion batches cpu 1": ("fp32", "bf16"),
+        "vocoder speed cpu 1": ("template_vocoder", "template_vocoder_small"),
+        "diffusion quality": methods,
+        "diffusion precision": ("bf16", "fp16"),
+    }
+    for name, names in tables.items():
+        found = re.search(f"<!-- {name}: begin -->(.*)<!-- {name}: end -->", TEXT, flags=re.S)
+        assert found is not None
+        rows = [line.split("|")[1].strip() for line in found[1].splitlines() if line[:2] == "| "]
+        assert set(names) <= set(rows), name
+
+
+def test_the_flags_of_precision_and_vocoder_exist() -> None:
+    text = TEXT.split("## Speed and quality\n")[1].split("\n## ")[0]
+    known = {flag for action in subparser("infer")._actions for flag in action.option_strings}
+    named = set(re.findall(r"`(--\w+)", text))
+    assert named == {"--diffusion_precision", "--compat"}
+    assert named <= known
+    assert (ROOT / "scripts/bench/diffusion.py").is_file()
+
+
 def subparser(name: str) -> Any:
     actions = build_parser(name)._subparsers
     assert actions is not None

@@ -33,7 +33,9 @@ def config_of(template: str, batch_size: int) -> SvcConfig:
     return dataclasses.replace(config, train=train, spk={VOICE: 0})
 
 
-def write_dataset(folder: Path, config: SvcConfig, clips: int, seconds: tuple[float, float]) -> None:
+def write_dataset(
+    folder: Path, config: SvcConfig, clips: int, seconds: tuple[float, float]
+) -> None:
     """Write clips of lengths between `seconds`, with their features and the pack."""
     cache, paths = FeatureCache.from_config(config), []
     rate, hop = config.data.sampling_rate, config.data.hop_length
@@ -73,11 +75,10 @@ def batches(
         pin: for a CUDA device.
     """
     paths = list_audio(folder / VOICE)
-    memory, store = Memory(clips=False, specs=False), None
-    rate, hop = config.data.sampling_rate, config.data.hop_length
+    memory, store, hop = Memory(clips=False, specs=False), None, config.data.hop_length
     settings = FeatureCache.from_config(config).settings
     reader = open_store(settings, ("units", "f0"), paths)
-    frames = [reader.length(path)[1] for path in paths]
+    frames = [reader.length(path)[0] // hop for path in paths]
     if packed:
         store = reader
         memory = plan_memory(config, frames, packed=True)

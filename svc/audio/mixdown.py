@@ -38,7 +38,7 @@ def gated_loudness(wav: FloatArray, sr: int) -> float:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         # Where all is below the gate its mean is that of no block: minus infinity is the answer.
         warnings.simplefilter("ignore", RuntimeWarning)
-        found = float(pyloudnorm.Meter(sr).integrated_loudness(np.asarray(wav, np.float64).T))
+        found = float(pyloudnorm.Meter(sr).integrated_loudness(np.asarray(wav, np.float32).T))
     return found if np.isfinite(found) else float("-inf")
 
 

@@ -33,6 +33,12 @@ _INFER_FLAGS = {
 }  # fmt: skip
 """Those of other groups that a cover has, too."""
 _NOT_HERE = {"--f0", "--use_spk_mix", "--spk_mix"}
+_OTHER_HELP = {
+    "--spk_list": "who sings, by name or number; --plan names others for single stems (default: the "
+    "model's only voice)",
+    "--trans": "transposition of all vocals; auto or auto-octave: one octave for all of them, that brings "
+    "the lead into the voice's range; the instrumental stays in its key (default: 0)",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +121,6 @@ def run(args: argparse.Namespace) -> int:
     report = InferReport()
     with contextlib.ExitStack() as stack:
         if separator is not None:
-            separator.check()
             check_writable(options.output.parent)
             entries = _separated(separator, args.song, stack)
         stems = with_speakers(make_stems(entries, defaults), voice.speakers)
@@ -189,7 +194,9 @@ def _separator(args: argparse.Namespace) -> CommandSeparator | None:
             f"{args.song} is a whole song: say with --separator what takes it apart, or give its "
             "stems with --lead, --backing and --instrumental"
         )
-    return CommandSeparator(args.separator, args.separator_vocals, args.separator_rest)
+    separator = CommandSeparator(args.separator, args.separator_vocals, args.separator_rest)
+    separator.check(args.song)
+    return separator
 
 
 def _entries(args: argparse.Namespace) -> list[Entry]:
@@ -243,7 +250,6 @@ def _speaker(args: argparse.Namespace, entries: Sequence[Entry], voice: ChosenVo
 
 
 def _cover_options(args: argparse.Namespace, entries: Sequence[Entry]) -> CoverOptions:
-    from svc.audio.io import read_tags
     from svc.conversion.cover import CoverOptions
     from svc.conversion.names import wav_format
 
@@ -253,13 +259,11 @@ def _cover_options(args: argparse.Namespace, entries: Sequence[Entry]) -> CoverO
         name = (args.song or entries[0].path).stem
         output = infer_flags.OUTPUT_DIR / f"{name}_cover.{suffix}"
     folder = output.with_name(f"{output.stem}_stems") if args.stems is None else args.stems
-    tags = {} if args.song is None else read_tags(args.song)  # says at once that it is no audio
     return CoverOptions(
         output,
         None if args.no_stems else folder,
         infer._results(args),
         args.lufs,
-        tags,
         args.song,
     )
 
@@ -312,6 +316,8 @@ class _ChosenGroup:
         if wanted or _INFER_FLAGS.intersection(names):
             if self._group is None:
                 self._group = self._parser.add_argument_group(self._title)
+            for name in names:
+                options["help"] = _OTHER_HELP.get(name, options.get("help"))
             return self._group.add_argument(*names, **options)
         action = argparse.ArgumentParser(add_help=False).add_argument(*names, **options)
         if self._parser.get_default(action.dest) is None:

@@ -195,6 +195,8 @@ def _apply(args: argparse.Namespace) -> None:
     print(f"{args.clip} has the F0 of {args.curve} now  ({describe(done.track, grid)})")
     if done.absent:
         print(f"its {' and '.join(done.absent)} are not there yet: run  svc preprocess")
+    elif done.pack is not None:
+        print(f"{done.pack} is older now: run  svc preprocess --stage pack  before training")
 
 
 def _plot(args: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -37,6 +38,7 @@ COMMANDS: dict[str, str] = {
     "compare": "measure a conversion: F0, voicing, loudness, distance to both voices; draws a picture",
     "demo": "write a small synthetic data set and song",
 }
+_SECONDS_TO_TELL = 20.0  # a launcher ends this process as soon as that one has ended
 
 
 def build_parser(command: str | None) -> argparse.ArgumentParser:
@@ -94,7 +96,7 @@ def _one_line(text: str) -> str:
 
 def _run(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run the chosen sub-command, in several processes where that is asked for."""
-    from svc.training.launching import is_follower, launch
+    from svc.training.launching import have_met, is_follower, launch
 
     if getattr(args, "gpus", None) is not None:
         code = launch(args.gpus, args.device, arguments)
@@ -105,8 +107,12 @@ def _run(args: argparse.Namespace, arguments: Sequence[str]) -> int:
         return int(run(args))
     # Of the processes of a run one speaks, and says how it ended.
     _log_to_stderr(logging.ERROR)
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        code = int(run(args))
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            code = int(run(args))
+    except SvcError as error:
+        # All processes have met the same command line.
+        raise error if have_met() else SvcError("") from error
     return 0 if code > 128 else code
 
 
@@ -136,9 +142,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(args, arguments)
     except SvcError as error:
-        # Without a word where another process of the run has said it.
         if str(error):
             print(f"svc: error: {_one_line(str(error))}", file=sys.stderr)
+        else:
+            # Another process of the run says it, unless the first one to end takes it along before it can.
+            time.sleep(_SECONDS_TO_TELL)
         return error.exit_code
     except KeyboardInterrupt:
         print("svc: interrupted", file=sys.stderr)

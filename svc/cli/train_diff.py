@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; returns 0, or 130 or 143 when SIGINT or SIGTERM ended it (the state is saved too)."""
+    """Train; returns 0, or 128 and the number of the signal that ended it (the state is saved too)."""
     from svc.cli.progress import progress_bar
     from svc.training.diffusion import train
     from svc.training.diffusion_options import DiffusionTrainOptions

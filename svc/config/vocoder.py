@@ -35,7 +35,7 @@ class VocoderConfig:
     fmin: float  # Hz
     fmax: float | None  # Hz; null = half the sampling rate
     mini_nsf: bool = False  # only the fundamental is synthesised (PC-NSF-HiFiGAN)
-    snake: bool = False  # Snake activations, as a voice's "nsf-snake-hifigan" (a key of this project)
+    snake: bool = False  # Snake activations, as "nsf-snake-hifigan" of a voice (our own key)
 
     def __post_init__(self) -> None:
         whole = (

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from svc.audio.formats import output_format
-from svc.audio.io import AudioWriter, open_audio, read_audio
+from svc.audio.io import AudioWriter, open_audio, read_audio, read_tags
 from svc.audio.limiter import limit_true_peak
 from svc.audio.mixdown import (
     Mixdown,
@@ -60,7 +60,6 @@ class CoverOptions:
     stems_folder: Path | None = None  # of the single stems; None = they are not written
     results: ResultOptions = field(default_factory=lambda: ResultOptions(channels="keep"))
     lufs: float | None = None  # integrated loudness of the mix; None = as the stems add up (--lufs)
-    tags: Mapping[str, str] = field(default_factory=dict)  # title and others of the song
     song: Path | None = None  # that was taken apart into the stems, which are not kept
 
     def __post_init__(self) -> None:
@@ -232,7 +231,8 @@ def make_cover(
         gain_db = options.lufs - loudness if np.isfinite(loudness) else 0.0
         wav *= np.float32(db_to_factor(gain_db))
     limited = limit_true_peak(wav, layout.rate)
-    options.results.write(options.output, limited.wav, layout.rate, options.tags)
+    tags = {} if options.song is None else read_tags(options.song)
+    options.results.write(options.output, limited.wav, layout.rate, tags)
     cover = Cover(
         options.output,
         parts,

@@ -20,7 +20,9 @@ def key_note(stems: Sequence[Stem]) -> str:
     if not any(stem.role == "keep" for stem in stems):
         return ""
     moved = {
-        stem.options.transpose for stem in stems if stem.sung and stem.options.transpose % 12 != 0
+        stem.options.transpose
+        for stem in stems
+        if stem.sung and not stem.options.auto_f0 and stem.options.transpose % 12 != 0
     }
     if not moved:
         return ""

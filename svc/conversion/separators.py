@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Protocol
 
-from svc.audio.io import list_audio
+from svc.audio.io import list_audio, open_audio
 from svc.errors import ConfigError, MissingDependencyError, SvcError
 
 _REST = (
@@ -48,8 +48,8 @@ class Separated:
 class Separator(Protocol):
     """Whatever takes a song apart."""
 
-    def check(self) -> None:
-        """Find out, before any other work, whether it can be used at all. Raises SvcError."""
+    def check(self, song: Path) -> None:
+        """Find out, before any other work, whether there is anything in the way. Raises SvcError."""
 
     def separate(self, song: Path, folder: Path) -> Separated:
         """Take a song apart.
@@ -92,8 +92,16 @@ class CommandSeparator:
                     "and {output} where the folder of the stems goes"
                 )
 
-    def check(self) -> None:
-        """Make sure that the program is there. Raises MissingDependencyError."""
+    def check(self, song: Path) -> None:
+        """Make sure that the song is audio and the program there.
+
+        Raises:
+            MissingFileError: there is no such song.
+            AudioError: it is no audio.
+            MissingDependencyError: the program is not there.
+        """
+        with open_audio(song):
+            pass
         program = self._words()[0]
         if shutil.which(program) is None:
             raise MissingDependencyError(
@@ -108,10 +116,10 @@ class CommandSeparator:
             folder: an empty folder for the stems.
 
         Raises:
-            MissingDependencyError: the program is not there.
+            MissingFileError, AudioError, MissingDependencyError: see `check`.
             SeparationError: it failed, or its files do not tell vocals from the rest.
         """
-        self.check()
+        self.check(song)
         places = {"{input}": str(song.resolve()), "{output}": str(folder.resolve())}
         words = [_filled(word, places) for word in self._words()]
         try:

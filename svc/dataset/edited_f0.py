@@ -9,6 +9,7 @@ from svc.audio.pitch import F0Track
 from svc.config import SvcConfig
 from svc.dataset.clips import read_clip
 from svc.dataset.features import FeatureCache, FeaturePaths
+from svc.dataset.pack import pack_path
 from svc.errors import DatasetError
 from svc.f0.curve import FrameGrid, read_curve
 
@@ -19,6 +20,7 @@ class Applied:
 
     track: F0Track  # the clip's F0 now
     absent: tuple[str, ...]  # parts that training needs and that are not there yet
+    pack: Path | None = None  # of the data set: it is older than the clip's F0 now
 
 
 def apply_curve(
@@ -53,4 +55,6 @@ def apply_curve(
     FeatureCache.from_config(config).save_edited_f0(clip, track, curve.name)
     paths = FeaturePaths.of(clip)
     parts = (("units", paths.units), ("volume", paths.volume))
-    return Applied(track, tuple(part for part, path in parts if not path.is_file()))
+    absent = tuple(part for part, path in parts if not path.is_file())
+    pack = pack_path(clip)
+    return Applied(track, absent, pack if pack.is_file() else None)

@@ -54,6 +54,12 @@ def is_follower(environment: Mapping[str, str]) -> bool:
     return environment.get("WORLD_SIZE", "1") != "1" and environment.get("RANK", "0") != "0"
 
 
+def have_met() -> bool:
+    """Return whether this process has joined others."""
+    dist = sys.modules.get("torch.distributed")
+    return dist is not None and bool(dist.is_initialized())
+
+
 def count_of(asked: str | int, device: str | None, cuda_devices: int) -> int:
     """Return how many processes to start.
 
@@ -160,7 +166,7 @@ def exit_code(failures: Mapping[int, int], told: signal.Signals | None) -> int:
         told: the signal that was handed on, if any.
 
     Raises:
-        SvcError: one of them was killed, and not by us.
+        SvcError: one of them was killed, and not by us, or failed by itself.
     """
     ours = {-signal.SIGTERM, *(() if told is None else (-told, -signal.SIGKILL))}
     for number, code in sorted(failures.items()):
@@ -170,9 +176,15 @@ def exit_code(failures: Mapping[int, int], told: signal.Signals | None) -> int:
                 f"process {number} was ended by {signal.Signals(-code).name}{why}, and with it the run; the same "
                 "command goes on from the last checkpoint"
             )
-    codes = [code for _, code in sorted(failures.items()) if code > 0]
+    codes = {number: code for number, code in sorted(failures.items()) if code > 0}
     if codes:
-        return codes[0]
+        number, code = next(iter(codes.items()))
+        if number > 0 and code != SvcError.exit_code and not told:
+            raise SvcError(
+                f"process {number} ended with status {code}, and with it the run; what it said stands above, and the "
+                "same command goes on from the last checkpoint"
+            )
+        return code
     return 128 + (told or signal.SIGTERM) if failures or told else 0
 
 

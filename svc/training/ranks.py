@@ -264,10 +264,6 @@ class Ranks:
         """Return, on all ranks, whether it is true on any of them."""
         return self.largest([float(value)])[0] > 0
 
-    def sum(self, values: Sequence[float]) -> list[float]:
-        """Return the sums over all ranks."""
-        return [sum(column) for column in zip(*self.table(values), strict=True)]
-
     def largest(self, values: Sequence[float]) -> list[float]:
         """Return the maxima over all ranks."""
         return [max(column) for column in zip(*self.table(values), strict=True)]

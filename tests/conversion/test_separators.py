@@ -3,10 +3,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from svc.audio.io import write_audio
 from svc.conversion.separators import CommandSeparator, SeparationError, sort_stems
-from svc.errors import ConfigError, MissingDependencyError
+from svc.errors import AudioError, ConfigError, MissingDependencyError, MissingFileError
+
+
+def audio(path: Path) -> Path:
+    write_audio(path, np.zeros(100, dtype=np.float32), 44100)
+    return path
 
 
 def names(paths: object) -> list[str]:
@@ -82,13 +89,21 @@ def test_wrong_command_lines(command: str, text: str) -> None:
 
 def test_a_program_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(MissingDependencyError, match='"no-such-program" is not on PATH'):
-        CommandSeparator("no-such-program {input} {output}").separate(Path("a.wav"), tmp_path)
+        CommandSeparator("no-such-program {input} {output}").check(audio(tmp_path / "a.wav"))
+
+
+def test_a_song_that_is_not_there(tmp_path: Path) -> None:
+    separator = CommandSeparator(f"'{sys.executable}' {{input}} {{output}}")
+    with pytest.raises(MissingFileError, match=r"a\.wav is not there"):
+        separator.check(tmp_path / "a.wav")
+    (tmp_path / "b.wav").write_text("no audio")
+    with pytest.raises(AudioError, match=r"b\.wav"):
+        separator.check(tmp_path / "b.wav")
 
 
 def test_no_shell_takes_part(tmp_path: Path) -> None:
     # The paths arrive whole, whatever is in them.
-    song = tmp_path / "a song; {output} $(touch x).wav"
-    song.touch()
+    song = audio(tmp_path / "a song; {output} $(touch x).wav")
     out = tmp_path / "out"
     out.mkdir()
     code = (
@@ -103,4 +118,4 @@ def test_no_shell_takes_part(tmp_path: Path) -> None:
 def test_a_program_that_fails_is_quoted(tmp_path: Path) -> None:
     command = f"'{sys.executable}' -c \"raise SystemExit('out of memory')\" {{input}} {{output}}"
     with pytest.raises(SeparationError, match="ended with code 1: out of memory"):
-        CommandSeparator(command).separate(Path("a.wav"), tmp_path)
+        CommandSeparator(command).separate(audio(tmp_path / "a.wav"), tmp_path)

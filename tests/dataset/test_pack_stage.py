@@ -130,6 +130,27 @@ def test_the_command_says_what_it_did(data: Path, capsys: pytest.CaptureFixture[
     assert "1 clip left out" in out
 
 
+def test_an_edited_pitch_asks_for_a_new_pack(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(pack=False)
+    config, clip = load_config("configs/config.json"), "dataset/44k/a/0.wav"
+    frames = soundfile.info(clip).frames // config.data.hop_length
+    Path("curve.csv").write_text(
+        "time_s,f0_hz\n" + "".join(f"{n * 512 / 44100},222\n" for n in range(frames))
+    )
+    arguments = ["f0", "apply", "curve.csv", clip, "-c", "configs/config.json"]
+    assert main(arguments) == 0
+    assert "older now" not in capsys.readouterr().out
+    run(stage="pack")
+    assert main(arguments) == 0
+    assert "features.pack is older now: run  svc preprocess --stage pack" in capsys.readouterr().out
+    report = run(stage="pack").pack
+    assert report is not None
+    assert (report.added, report.kept) == (1, 4)
+    assert read_lists(config)[0].packed
+
+
 def test_a_disk_that_is_full(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run()
     earlier = PACK.read_bytes()

@@ -145,6 +145,14 @@ def test_a_stopped_training_goes_on_and_the_voice_is_packed(environment: dict[st
         assert archive.getnames()[0] == "logs/alice/G_best.pth"
         assert archive.getmember("logs/alice/G_best.pth").size > 10_000
 
+    # ---- a machine that has only the pack; what svc refuses ends the script ----
+    settings = {"VOICES": str(work / "gone"), "TRAIN_ARGS": "--max_steps 0"}
+    status, told = run({**environment, **settings})
+    assert status == 2
+    assert "the voice learns from dataset/44k/features.pack" in told
+    assert "--max_steps is 0" in told
+    assert "the training ended with status 2" in told.splitlines()[-1]
+
     # ---- the voice is packed once more ----
     (work / "alice.tar").unlink()
     assert run(environment, "fetch")[0] == 0

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from svc.config import load_config
 from svc.dataset.filelist import read_filelist
 from svc.errors import DatasetError, SvcError
-from svc.training.batches import Batch, EpochBatches, stream
+from svc.training.batches import Batch, EpochBatches, collate, stream, stream_of
 from svc.training.clips import ClipDataset
 from svc.training.ranks import Ranks
 from svc.training.step import Adversaries
@@ -73,8 +74,7 @@ def talk(ranks: Ranks) -> dict[str, Any]:
     rank = ranks.rank
     found: dict[str, Any] = {
         "exchange": ranks.exchange("häl" + "lo" * rank),
-        "table": ranks.table([rank, 2.5]),
-        "sum": ranks.sum([rank, 2**40 + rank]),
+        "table": ranks.table([rank, 2.5, 2**53 - rank]),
         "largest": ranks.largest([-1.0 - rank]),
         "agree": [ranks.agree(rank == 1), ranks.agree(False), ranks.agree(True)],
         "any": [
@@ -109,6 +109,30 @@ def _refused(call: Any) -> str:
     return ""
 
 
+class OneIsBad(Dataset[Any]):
+    """Clips of which one cannot be read."""
+
+    def __init__(self, clips: ClipDataset) -> None:
+        self._clips = clips
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        return DatasetError("two.wav is bad") if key[1] == 2 else self._clips[key]
+
+
+def read(ranks: Ranks) -> dict[str, Any]:
+    """Read clips one by one, until one of them is bad."""
+    config, names = load_config("config.json"), []
+    paths = read_filelist(Path(config.data.training_files))
+    dataset = OneIsBad(ClipDataset(config, paths, augment=False))
+    order = EpochBatches([60] * len(paths), 1, seed=SEED, rank=ranks.rank, world=ranks.world)
+    try:
+        for batch in stream_of(dataset, order, collate, workers=0, pin=False, ranks=ranks):
+            names.append(batch.names[0])
+    except SvcError as error:
+        return {"read": names, "unread": f"{type(error).__name__}: {error}"}
+    return {}
+
+
 def fail(ranks: Ranks, folder: Path) -> None:
     """Let one rank fail before all are ready, and then leave without a word."""
     found, rank = {}, ranks.rank
@@ -132,7 +156,7 @@ def main() -> None:
         result = learn(ranks, 2)
         for step, weights in result.pop("weights").items():
             np.savez(folder / f"weights{ranks.rank}_{step}.npz", **weights)
-        result |= talk(ranks)
+        result |= {**read(ranks), **talk(ranks)}
         (folder / f"seen{ranks.rank}.json").write_text(json.dumps(result))
         fail(ranks, folder)
 

@@ -19,6 +19,7 @@ import torch
 
 from svc.audio.io import write_audio
 from svc.audio.pitch import F0Track
+from svc.checkpoint import load_checkpoint
 from svc.config.vocoder_training import load_vocoder_run_config
 from svc.dataset.feature_settings import FeatureSettings
 from svc.dataset.features import FeatureCache, FeaturePaths
@@ -27,12 +28,17 @@ from svc.dataset.packing import pack_dataset
 from svc.dataset.store import ClipStore, open_store
 from svc.dataset.survey import survey
 from svc.errors import DatasetError, SvcError
-from svc.training import diffusion_checks, diffusion_clips, vocoder_clips
+from svc.training import diffusion, diffusion_checks, diffusion_clips, vocoder_clips
 from svc.training.batches import EpochBatches, Tensors, choose_workers, stream, stream_of
 from svc.training.checks import read_lists
 from svc.training.clips import ClipDataset, Memory, plan_memory, stretch_units
 from svc.training.diffusion_clips import Cache, DiffusionDataset, crop_frames
+from svc.training.diffusion_options import DiffusionTrainOptions
+from svc.training.options import TrainOptions
+from svc.training.synthesizer import train
+from svc.training.vocoder import train_vocoder
 from svc.training.vocoder_clips import VocoderDataset, list_clips, read_takes
+from svc.training.vocoder_options import VocoderTrainOptions
 
 VOCODER = {
     "resblock": "2", "upsample_rates": [8, 4, 2], "upsample_kernel_sizes": [16, 8, 4],
@@ -356,3 +362,72 @@ def test_errors_of_single_clips_are_those_of_files(voices: Any) -> None:
     store = ClipStore(FeatureCache.from_config(voices.config).settings)
     with pytest.raises(SvcError, match=r"none\.wav"):
         store.length(voices.root / "alice/none.wav")
+
+
+# ---- whole runs ----------------------------------------------------------------------------------
+
+
+def weights(path: Path, key: str = "model") -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = load_checkpoint(path)[key]
+    return found
+
+
+def equal_runs(files: Path, packed: Path, log: str) -> None:
+    """Two runs, the second on a pack, are one run; and each says what it reads."""
+    one, two = (weights(path) for path in (files, packed))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    texts = [path.with_name(log).read_text(encoding="utf-8") for path in (files, packed)]
+    assert "are read from their files" in texts[0]
+    assert "features.pack\n" in texts[1]
+    assert "are read from their files" not in texts[1]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_voice_is_the_same_from_a_pack(make_voices: Callable[..., Any]) -> None:
+    voices = make_voices(
+        lengths=(60, 30, 24), model={"vol_embedding": True}, train={"vol_aug": True}
+    )
+    for name in ("files", "pack"):
+        if name == "pack":
+            pack_voices(voices)
+            for path in voices.root.glob("*/*.soft.pt"):
+                path.unlink()  # nothing but the pack is read
+        train(TrainOptions(model=name, config=voices.config_path, device="cpu", max_steps=2))
+    equal_runs(Path("logs/files/G_2.pth"), Path("logs/pack/G_2.pth"), "train.log")
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_vocoder_is_the_same_from_a_pack(make_voices: Callable[..., Any]) -> None:
+    voices = make_voices(lengths=(60, 45))
+    Path("vocoder.json").write_text(json.dumps(VOCODER))
+    for name in ("files", "pack"):
+        if name == "pack":
+            pack_voices(voices)
+            for path in voices.root.glob("*/*.f0.npy"):
+                path.unlink()
+        train_vocoder(
+            VocoderTrainOptions(
+                output=Path(name),
+                dataset=Path("train.txt"),
+                config=Path("vocoder.json"),
+                device="cpu",
+                max_steps=2,
+                val_clips=1,
+            )
+        )
+    equal_runs(Path("files/V_2.pth"), Path("pack/V_2.pth"), "train.log")
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_diffusion_model_is_the_same_from_a_pack(make_run: Callable[..., Any]) -> None:
+    run = make_run(weights=True, train={"cache_fp16": True})
+    for name in ("files", "pack"):
+        if name == "pack":
+            pack(Path("clips"), run.settings)
+            for path in Path("clips").glob("*/*.aug_mel.npy"):
+                path.unlink()
+        diffusion.train(
+            DiffusionTrainOptions(config=run.config_path, expdir=Path(name), max_steps=2)
+        )
+    equal_runs(Path("files/model_2.pt"), Path("pack/model_2.pt"), "log_info.txt")

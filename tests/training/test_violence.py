@@ -132,6 +132,7 @@ class Starter:
 
     def __init__(self, folder: Path, forge: Forge) -> None:
         self.folder, self.forge = folder, forge
+        self._started: list[Training] = []
 
     def fork(
         self, arguments: list[str], output: Path, *, largest_file: int | None = None
@@ -142,7 +143,8 @@ class Starter:
             code = self.forge.answer(timeout)
             return None if code is None else int(code)
 
-        return Training(pid, output, wait)
+        self._started.append(Training(pid, output, wait))
+        return self._started[-1]
 
     def command_line(self, arguments: list[str], output: Path) -> Training:
         with output.open("a") as stream:
@@ -157,7 +159,14 @@ class Starter:
             except subprocess.TimeoutExpired:
                 return None
 
-        return Training(process.pid, output, wait)
+        self._started.append(Training(process.pid, output, wait))
+        return self._started[-1]
+
+    def end_all(self) -> None:
+        """End what a test that failed has left."""
+        for training in self._started:
+            if training.ended() is None:
+                training.signal(signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -168,14 +177,16 @@ def forge() -> Iterator[Forge]:
 
 
 @pytest.fixture
-def starter(make_voices: Callable[..., Any], tmp_path: Path, forge: Forge) -> Starter:
+def starter(make_voices: Callable[..., Any], tmp_path: Path, forge: Forge) -> Iterator[Starter]:
     make_voices(
         lengths=(40, 30, 35, 32),
         train={"log_interval": 1000, "eval_interval": EVERY, "vol_aug": True, "lr_decay": 0.99},
         model={"vol_embedding": True},
     )
     (tmp_path / "val.txt").write_text("")  # an evaluation takes longer than all else here
-    return Starter(tmp_path, forge)
+    starter = Starter(tmp_path, forge)
+    yield starter
+    starter.end_all()
 
 
 def arguments(model: str, *more: str) -> list[str]:
@@ -195,7 +206,7 @@ def wait_for(training: Training, what: Callable[[], bool]) -> None:
     while not what():
         assert time.monotonic() < deadline, training.output.read_text()
         assert training.ended() is None, training.output.read_text()
-        time.sleep(0.0003)
+        time.sleep(0.0005)
 
 
 def halves(run_dir: Path) -> set[str]:
@@ -204,7 +215,8 @@ def halves(run_dir: Path) -> set[str]:
     return {
         name
         for name in names
-        if name.startswith(".tmp-") or (name.startswith("D_") and (step_of(name) or 0) > last)
+        if (name.startswith(".tmp-") and name.endswith(".pth"))
+        or (name.startswith("D_") and (step_of(name) or 0) > last)
     }
 
 

@@ -52,6 +52,18 @@ def make(tmp_path: Path) -> Make:
     return build
 
 
+def test_half_precision_is_nearly_the_same(make: Make, tmp_path: Path) -> None:
+    """35 dB and more between signal and deviation."""
+    exact = make()
+    low = load_enhancer(tmp_path / "model", dtype=torch.bfloat16)
+    wav = 0.3 * torch.sin(torch.arange(HOP * 20) * 0.05)
+    made = [
+        each(wav, SR, torch.full((20,), 220.0), HOP, generator=seeded()) for each in (exact, low)
+    ]
+    away = (made[0] - made[1]).std() / made[0].std()
+    assert 0 < float(away) < 10 ** (-35 / 20)
+
+
 def seeded(seed: int = 1) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
