@@ -282,16 +282,12 @@ def main(arguments: list[str] | None = None) -> int:
         torch.set_num_threads(threads)
         watch = Stopwatch(torch.device(args.device), args.runs, threads)
         where = f"{kind} {threads}" if kind == "cpu" else kind
-        facts = (
-            f"{machine(args, threads)}; seconds per second of audio, {args.seconds:g} s at a time."
-        )
-        publish(f"diffusion speed {where}", sampler_table(args, watch), facts)
-        publish(
-            f"diffusion batches {where}",
-            batch_table(args, watch),
-            f"{machine(args, threads)}; seconds per second of audio.",
-        )
-        publish(f"vocoder speed {where}", vocoder_table(args, watch), facts)
+        seconds = "seconds of the processor" if watch.clock is time.process_time else "seconds"
+        facts = f"{machine(args, threads)}; {seconds} per second of audio"
+        at_a_time = f"{facts}, {args.seconds:g} s at a time."
+        publish(f"diffusion speed {where}", sampler_table(args, watch), at_a_time)
+        publish(f"diffusion batches {where}", batch_table(args, watch), f"{facts}.")
+        publish(f"vocoder speed {where}", vocoder_table(args, watch), at_a_time)
     if args.model:
         torch.set_num_threads(args.threads[0])
         nets = load_nets(args.model, args.data, torch.device(args.device))

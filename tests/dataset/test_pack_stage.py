@@ -143,6 +143,7 @@ def test_an_edited_pitch_asks_for_a_new_pack(
     assert main(arguments) == 0
     assert "older now" not in capsys.readouterr().out
     run(stage="pack")
+    Path("curve.csv").write_text(Path("curve.csv").read_text().replace("222", "333"))
     assert main(arguments) == 0
     assert "features.pack is older now: run  svc preprocess --stage pack" in capsys.readouterr().out
     report = run(stage="pack").pack

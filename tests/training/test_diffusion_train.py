@@ -574,7 +574,7 @@ def test_data_that_cannot_work(make_run: MakeRun, diffusion_module: Any) -> None
     refused(run, DatasetError, r"2\.wav has changed since its features were made")
     clip.write_bytes(wav)
     diffusion_module.write_vocoder(Path("vocoder"), weights=False, num_mels=20)
-    refused(run, DatasetError, r"mels of .* were made for another vocoder; .* --use_diff")
+    refused(run, DatasetError, r"their mels were made for another vocoder; run .* --use_diff")
     diffusion_module.write_vocoder(Path("vocoder"), weights=False)
     Path("vocoder/model").write_bytes(b"damaged")
     refused(run, CheckpointError, "vocoder/model: not a readable checkpoint")
