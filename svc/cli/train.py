@@ -9,6 +9,7 @@ from svc.cli.options import add_argument, add_device, add_gpus, add_seed
 from svc.cli.training_flags import (
     add_limits,
     add_max_bad_steps,
+    add_precision,
     add_threads,
     add_values,
     batch_size,
@@ -51,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         values, "--no_ema", action="store_true",
         help="keep no average of the weights: validations and G_best.pth are of the plain ones",
     )  # fmt: skip
+    add_precision(values)
+    add_argument(
+        values, "--compile", action="store_true",
+        help="compile decoder and discriminator: faster steps after minutes at the start; needs a "
+        "C++ compiler",
+    )  # fmt: skip
     start = parser.add_argument_group("where to begin")
     add_argument(
         start, "--resume", default="auto", metavar="auto|never|PATH",
@@ -92,6 +99,8 @@ def run(args: argparse.Namespace) -> int:
         keep=args.keep,
         patience=args.patience,
         ema=not args.no_ema,
+        precision=args.precision,
+        compile=args.compile,
         force=args.force,
         run_root=args.run_root,
     )

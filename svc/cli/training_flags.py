@@ -72,11 +72,22 @@ def batch_size(text: str) -> int | str:
 
 def add_max_bad_steps(parser: argparse._ActionsContainer, default: int | None) -> None:
     """Add ``--max_bad_steps``; a default of None is the config's."""
-    text = "steps in a row without a finite loss, all of them skipped, after which the run goes back"
+    text = (
+        "steps in a row without a finite loss, all of them skipped, after which the run goes back"
+    )
     shown = "the config's, or 10" if default is None else default
     add_argument(
         parser, "--max_bad_steps", type=int, metavar="N", default=default,
         help=f"{text} to its newest checkpoint (default: {shown})",
+    )  # fmt: skip
+
+
+def add_precision(parser: argparse._ActionsContainer) -> None:
+    """Add ``--precision``."""
+    add_argument(
+        parser, "--precision", choices=("auto", "fp32", "bf16", "fp16"),
+        help="of the nets' arithmetic; auto: bf16 where the GPU or CPU has matrix units for it, "
+        "else fp32 (default: the config's)",
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from svc.dataset.feature_settings import MEL_PARTS, FeatureSettings
 from svc.dataset.features import read_meta
 from svc.dataset.fingerprint import same_recording, same_time
 from svc.dataset.pack import NAME, FileState, Key, Pack, key_of
-from svc.dataset.pack_writer import NewClip, write_pack
+from svc.dataset.pack_writer import NewClip, PackWriter, write_pack
 from svc.dataset.store import peak_of
 from svc.errors import DatasetError, SvcError
 from svc.progress import Progress, silent
@@ -99,19 +99,8 @@ def _write(
     earlier: Pack | None,
     tell: Progress,
 ) -> set[Key]:
-    written: set[Key] = set()
     with write_pack(report.path, sum(plan.need for plan in plans)) as writer:
-        total = len(plans)
-        for done, plan in enumerate(plans, start=1):
-            try:
-                writer.add(plan.known or read_clip(plan.wav, settings))
-            except SvcError as error:
-                report.left_out.append(LeftOut(plan.wav, str(error)))
-            else:
-                report.kept += plan.known is not None
-                report.added += plan.known is None
-                written.add(key_of(plan.wav))
-            tell(done, total, plan.wav.name)
+        written = _add(writer, plans, settings, report, tell)
         if not written:
             first = report.left_out[0] if report.left_out else LeftOut(report.path, "no clips")
             raise DatasetError(
@@ -122,6 +111,28 @@ def _write(
         if earlier is not None:
             earlier.close()
     report.written, report.size = True, report.path.stat().st_size
+    return written
+
+
+def _add(
+    writer: PackWriter,
+    plans: Sequence[_Plan],
+    settings: FeatureSettings,
+    report: PackReport,
+    tell: Progress,
+) -> set[Key]:
+    """Append all clips that can be read; returns which these are."""
+    written: set[Key] = set()
+    for done, plan in enumerate(plans, start=1):
+        try:
+            writer.add(plan.known or read_clip(plan.wav, settings))
+        except SvcError as error:
+            report.left_out.append(LeftOut(plan.wav, str(error)))
+        else:
+            report.kept += plan.known is not None
+            report.added += plan.known is None
+            written.add(key_of(plan.wav))
+        tell(done, len(plans), plan.wav.name)
     return written
 
 

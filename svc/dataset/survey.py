@@ -68,6 +68,10 @@ class Survey:
         """Note what is wrong with a clip."""
         self._faults.setdefault(fault, []).append(path)
 
+    def note_compared(self) -> None:
+        """Note that the contents of a clip's files had to be compared."""
+        self._compared += 1
+
     def count(self, made: Mapping[str, Any] | None, parts: Sequence[str]) -> None:
         """Note what the features of a clip were made with."""
         if made is None:
@@ -241,5 +245,6 @@ def _changed_part(
         if now.size != known.size or not same_content(path, part, pack, clip):
             return part
         compared = True
-    found._compared += compared
+    if compared:
+        found.note_compared()
     return None

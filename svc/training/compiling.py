@@ -15,13 +15,14 @@ import importlib.util
 import os
 import shutil
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from svc.errors import MissingDependencyError, SvcError
 from svc.synthesizer.model import Synthesizer
+from svc.vocoder.discriminator import Discriminator
 
 _WITHOUT = "or leave out --compile"
 
@@ -69,18 +70,26 @@ def _require(variable: str, *names: str, what: str) -> None:
         )
 
 
-def compile_nets(generator: Synthesizer, discriminator: nn.Module) -> None:
+def compile_nets(generator: Synthesizer, discriminator: Discriminator) -> str:
     """Have decoder and discriminator compiled when they are first called, in place.
 
     Args:
         generator: of a voice; every size of batch is compiled for itself.
-        discriminator: its own step and the generator's are compiled each for itself.
+        discriminator: its own step and the generator's are compiled each for itself. Real and fake
+            are joined and parted outside: inside, torch 2.13 makes NaN of their gradients on a CPU
+            in bfloat16.
+
+    Returns:
+        A line for the log.
     """
     generator.dec.compile(dynamic=False)
-    discriminator.compile(dynamic=False)
+    discriminator.discriminators.compile(dynamic=False)
+    return "decoder and discriminator are compiled in the first steps, which takes minutes"
 
 
-def uncompiled() -> AbstractContextManager[object]:
-    """Return the context in which compiled nets run as they are written: for songs of any length."""
+def uncompiled(generator: Synthesizer) -> AbstractContextManager[object]:
+    """Return the context in which a net runs as it is written: for songs, which have any length."""
+    if generator.dec._compiled_call_impl is None:
+        return nullcontext()
     context: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
     return context

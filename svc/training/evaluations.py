@@ -59,7 +59,9 @@ class Evaluations:
         entries: Mapping[str, Any] | None = None,
     ) -> None:
         self.nets, self.config, self.journal, self.validation = nets, config, journal, validation
-        decay = config.train.ema_decay if len(validation) else 0.0  # else nothing would sing with it
+        decay = (
+            config.train.ema_decay if len(validation) else 0.0
+        )  # else nothing would sing with it
         self.ema = Ema(nets.generator, decay) if decay else None
         self.contest = Contest(patience)
         self.scores: dict[str, float] = {}

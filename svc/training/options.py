@@ -81,6 +81,10 @@ class TrainOptions:
     """Keep an average of the weights, as `train.ema_decay` says; False: none."""
     keep: int | None = None
     """Newest pairs of G and D to keep; 0 keeps all."""
+    precision: str | None = None
+    """``auto``, ``fp32``, ``bf16`` or ``fp16`` instead of `train.fp16_run` and `train.half_type`."""
+    compile: bool = False
+    """Compile decoder and discriminator (torch.compile); takes minutes at the start."""
     force: bool = False
     """Go on where tensors, speakers or the model section differ from the checkpoint."""
     run_root: Path = Path("logs")

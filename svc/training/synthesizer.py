@@ -22,11 +22,13 @@ from svc.training.batches import Batch, EpochBatches, choose_workers, collate, s
 from svc.training.best import make_room, outdated
 from svc.training.checks import CheckedList, read_lists, tell
 from svc.training.clips import ClipDataset, plan_memory
+from svc.training.compiling import check_compiler, compile_nets, uncompiled
 from svc.training.evaluations import Evaluations
 from svc.training.following import begin_together, journal_of, task_of
 from svc.training.journal import Journal
 from svc.training.loaders import lost_loaders
 from svc.training.loop import Position, Schedule, run
+from svc.training.machine import choose_kernels, with_precision
 from svc.training.options import TrainOptions, TrainResult
 from svc.training.probe import (
     AUTO,
@@ -107,7 +109,8 @@ class SynthesizerTask(AdversarialTask[Batch]):
     def evaluate(self, step: int, stopping: Callable[[], bool] = never) -> None:
         """Measure the voice on the held-out clips and keep the best one (spec_core 7.4)."""
         self.trouble.settle()
-        self.evaluations.run(step, self.epoch, stopping)
+        with uncompiled(self.nets.generator):
+            self.evaluations.run(step, self.epoch, stopping)
 
     def save(self, position: Position) -> None:
         """Write ``G_<step>.pth`` and ``D_<step>.pth`` and remove old ones."""
@@ -150,6 +153,12 @@ def _train(options: TrainOptions, ranks: Ranks, progress: Progress | None) -> Tr
     # ---- everything that can be wrong is looked at before anything is written --------------------
     config = apply_overrides(load_config(options.config), options)
     device = resolve_device(ranks.device(options.device))
+    config = dataclasses.replace(
+        config, train=with_precision(config.train, options.precision, device)
+    )
+    choose_kernels(device)
+    if options.compile:
+        check_compiler(device)
     run_dir = options.run_dir
     start = find_start(run_dir, options.resume, force=options.force)
     training, validation = read_lists(config)
@@ -191,6 +200,8 @@ def _train(options: TrainOptions, ranks: Ranks, progress: Progress | None) -> Tr
         order = clip_order(config, training)
     facts = {**order, "step": position.step, "config": state.config_hash(config)}
     begin_together(nets, ranks, facts)
+    if options.compile:
+        notes.append(compile_nets(nets.generator, nets.discriminator))
 
     # ---- from here on the run folder changes -----------------------------------------------------
     if ranks.is_main:
@@ -266,7 +277,9 @@ def apply_overrides(config: SvcConfig, options: TrainOptions) -> SvcConfig:
         "seed", "log_interval", "eval_interval", "batch_size", "learning_rate", "epochs",
         "max_bad_steps",
     )  # fmt: skip
-    given: dict[str, Any] = {name: value for name in names if (value := getattr(options, name)) not in (None, AUTO)}
+    given: dict[str, Any] = {
+        name: value for name in names if (value := getattr(options, name)) not in (None, AUTO)
+    }
     if not options.ema:
         given["ema_decay"] = 0.0
     if options.keep is not None:

@@ -153,6 +153,15 @@ class PeriodDiscriminator(_Stack):
 Judgement = tuple[list[Tensor], list[Tensor], list[list[Tensor]], list[list[Tensor]]]
 
 
+class _AllStacks(nn.ModuleList):
+    """The discriminators, on one input: what trainers compile."""
+
+    def forward(self, wav: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """Judge wav (B, 1, T); returns the scores and the maps of each."""
+        judged = [discriminator(wav) for discriminator in self]
+        return [scores for scores, _ in judged], [maps for _, maps in judged]
+
+
 class Discriminator(nn.Module):
     """All six discriminators.
 
@@ -168,7 +177,7 @@ class Discriminator(nn.Module):
         self._spectral = use_spectral_norm
         self.one_pass: bool | None = None
         """Real and fake as one batch, or not; None decides by what is faster."""
-        self.discriminators = nn.ModuleList(
+        self.discriminators = _AllStacks(
             [
                 ScaleDiscriminator(use_spectral_norm=use_spectral_norm, width=width),
                 *(
@@ -189,23 +198,20 @@ class Discriminator(nn.Module):
             real scores, fake scores: one (B, N_d) each per discriminator; real maps, fake maps: a
             list per discriminator.
         """
-        real_scores, fake_scores, real_maps, fake_maps = [], [], [], []
-        together = self._suits_one_pass(real, fake)
+        if not self._suits_one_pass(real, fake):
+            real_scores, real_maps = self.discriminators(real)
+            fake_scores, fake_maps = self.discriminators(fake)
+            return real_scores, fake_scores, real_maps, fake_maps
         sizes = [len(real), len(fake)]
-        for discriminator in self.discriminators:
-            if together:
-                scores, maps = discriminator(torch.cat([real, fake]))
-                real_score, fake_score = scores.split(sizes)
-                halves = [both.split(sizes) for both in maps]
-                real_map, fake_map = [half[0] for half in halves], [half[1] for half in halves]
-            else:
-                real_score, real_map = discriminator(real)
-                fake_score, fake_map = discriminator(fake)
-            real_scores.append(real_score)
-            fake_scores.append(fake_score)
-            real_maps.append(real_map)
-            fake_maps.append(fake_map)
-        return real_scores, fake_scores, real_maps, fake_maps
+        scores, maps = self.discriminators(torch.cat([real, fake]))
+        score_pairs = [both.split(sizes) for both in scores]
+        map_pairs = [[both.split(sizes) for both in stack] for stack in maps]
+        return (
+            [real_part for real_part, _ in score_pairs],
+            [fake_part for _, fake_part in score_pairs],
+            [[real_part for real_part, _ in stack] for stack in map_pairs],
+            [[fake_part for _, fake_part in stack] for stack in map_pairs],
+        )
 
     def _suits_one_pass(self, real: Tensor, fake: Tensor) -> bool:
         """Decide whether real and fake go through as one batch: half the calls, and every weight is

@@ -82,7 +82,14 @@ def test_sixteen_bits_are_taken_only_where_nothing_is_lost() -> None:
     every = np.arange(-32768, 32768).astype(np.float32) / np.float32(32768)
     assert smallest(every).dtype == np.int16
     np.testing.assert_array_equal(smallest(every) * FULL_SCALE, every)
-    for value in (1.0, -1.1, 1e-9, -0.0, 0.5 + 2**-17, np.nextafter(np.float32(0.25), np.float32(1))):
+    for value in (
+        1.0,
+        -1.1,
+        1e-9,
+        -0.0,
+        0.5 + 2**-17,
+        np.nextafter(np.float32(0.25), np.float32(1)),
+    ):
         changed = every.copy()
         changed[7] = value
         assert smallest(changed) is changed, value
@@ -142,6 +149,24 @@ def test_only_what_has_changed_is_read(clips: list[Path], monkeypatch: pytest.Mo
     # A clip that is gone goes.
     assert counts(pack(clips[:2])) == (0, 2, 2, True)
     assert sorted(Pack(ROOT / NAME).clips) == [("alice", "0.wav"), ("alice", "1.wav")]
+
+
+def test_the_earlier_pack_is_let_go_before_it_is_replaced(
+    clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some systems do not replace a file that is mapped."""
+    pack(clips)
+    touch(clips[0])
+    closed, close = [], Pack.close
+
+    def spy(self: Pack) -> None:
+        close(self)
+        closed.append((self.path, self._map.closed))
+
+    monkeypatch.setattr(Pack, "close", spy)
+    assert counts(pack(clips)) == (0, 3, 0, True)
+    assert closed[0] == (ROOT / NAME, True)
+    assert closed[1][0].name.startswith(".tmp-")  # read back before it took its place
 
 
 def test_an_edited_pitch_is_a_change(clips: list[Path]) -> None:

@@ -131,7 +131,11 @@ def test_the_quality_tables(load: Load, tmp_path: Path, trained: Path, one_threa
     for method in METHODS[1:]:
         cells = [numbers(cell) for cell in found[method][1:]]
         assert len(cells) == 8
-        assert all(0 < to_ddpm < 5 and 0 < to_truth < 10 for to_ddpm, to_truth in cells)
+        # To ddpm, to the limit of many steps, detail.
+        assert all(value > 0 for cell in cells for value in cell)
+        assert {len(cell) for cell in cells} == {3}
+    to_limit = [numbers(cell)[1] for cell in found["unipc"][1:]]
+    assert to_limit[-1] < 0.5 * to_limit[0]
     for name, least in (("bf16", 25), ("fp16", 40)):
         assert float(found[name][2].removesuffix(" dB")) > least
         assert 0 <= numbers(found[name][1])[0] < 0.2

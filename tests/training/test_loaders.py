@@ -62,9 +62,10 @@ def together(items: Any) -> Numbers:
 @needs_fork
 def test_processes_live_through_the_ends_of_epochs() -> None:
     order = EpochBatches([20] * 12, 3, seed=1)
-    batches = list(
-        itertools.islice(stream_of(Source(), order, together, workers=2, pin=False), 4 * 5)
-    )
+    with lost_loaders():
+        batches = list(
+            itertools.islice(stream_of(Source(), order, together, workers=2, pin=False), 4 * 5)
+        )
     assert len({batch.process for batch in batches}) == 2
     assert os.getpid() not in {batch.process for batch in batches}
     for start in range(0, 20, 4):

@@ -604,7 +604,11 @@ def vocoder_there(clips: Path) -> None:
         (spoil_hop, {}, r"1\.wav: its features are for 8000 Hz and hop 128, the config says 8000 "),
         (spoil_length, {}, r"1\.wav has 45 frames of 64 samples and 30 of f0: .*svc preprocess"),
         (spoil_recording, {}, r"1\.wav has changed since its features were made; run  svc prepro"),
-        (remove_clip, {"dataset": Path("list.txt")}, r"1 of \d clips of list\.txt are not there: .*gone"),
+        (
+            remove_clip,
+            {"dataset": Path("list.txt")},
+            r"1 of \d clips of list\.txt are not there: .*gone",
+        ),
         (voice_there, {}, r"run is the run of a voice: it holds G_800\.pth; .*--output"),
         (vocoder_there, {}, r"run/model is a vocoder without the V_<step>\.pth .*--base run"),
     ],

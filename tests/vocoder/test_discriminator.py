@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from svc.vocoder.discriminator import (
     _PERIOD_LAYERS,
@@ -57,6 +58,53 @@ def test_scores_and_maps(spectral: bool) -> None:
     if not spectral:
         alone = [d(real)[0] for d in net.discriminators]
         assert all(torch.equal(a, b) for a, b in zip(alone, real_scores, strict=True))
+
+
+def judged(net: Discriminator, real: Tensor, fake: Tensor) -> list[Tensor]:
+    """Every score and map, and the gradients of what both steps of training learn from."""
+    real_scores, fake_scores, real_maps, fake_maps = net(real, fake)
+    maps = [one for stack in (*real_maps, *fake_maps) for one in stack]
+    everything = [*real_scores, *fake_scores, *maps]
+    learning = [tensor for tensor in (fake, *net.parameters()) if tensor.requires_grad]
+    loss = sum(
+        (one * (1 + torch.arange(one.numel()).view_as(one)).sin()).sum() for one in everything
+    )
+    return [*everything, *torch.autograd.grad(loss, learning)]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("sizes", [(3, 3), (2, 4)])
+def test_one_pass_gives_what_two_give(frozen: bool, sizes: tuple[int, int]) -> None:
+    """In float64: a batch of both has other sums of the same terms."""
+    torch.manual_seed(0)
+    net = Discriminator(width=0.05).double().requires_grad_(not frozen)
+    real, fake = (0.3 * torch.randn(size, 1, 1000).double() for size in sizes)
+    fake.requires_grad_(frozen)
+    results = []
+    for net.one_pass in (False, True):
+        results.append(judged(net, real, fake))
+    for found, wanted in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "differentiated", "spectral", "passes"),
+    [
+        (False, False, False, 1),  # the discriminator's step
+        (True, True, False, 2),  # the generator's step, on a CPU
+        (True, False, False, 1),  # nobody learns
+        (False, False, True, 2),  # the estimate of the norm advances twice a step
+    ],
+)
+def test_where_one_pass_is_less_work(
+    frozen: bool, differentiated: bool, spectral: bool, passes: int
+) -> None:
+    net = Discriminator(spectral, width=0.05).requires_grad_(not frozen)
+    sizes: list[int] = []
+    net.discriminators[0].register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    real, fake = torch.randn(2, 1, 500), torch.randn(2, 1, 500)
+    net(real, fake.requires_grad_(differentiated))
+    assert sizes == ([4] if passes == 1 else [2, 2])
 
 
 def test_period_discriminator_sees_columns() -> None:
