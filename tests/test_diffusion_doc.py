@@ -30,7 +30,7 @@ def test_commands_parse(line: str) -> None:
     if words[0] == "svc":
         assert build_parser(words[1]).parse_args(words[1:]).command == words[1]
     elif words[:2] == ["python", "scripts/diffusion_run.py"]:
-        assert script().arguments(words[2:]).diffusion_minutes == 60
+        assert script().arguments(words[2:]).diffusion_minutes == 25
     else:
         assert (ROOT / words[1]).is_file(), line
 
@@ -80,7 +80,7 @@ def test_the_flags_of_precision_and_vocoder_exist() -> None:
     text = TEXT.split("## Speed and quality\n")[1].split("\n## ")[0]
     known = {flag for action in subparser("infer")._actions for flag in action.option_strings}
     named = set(re.findall(r"`(--\w+)", text))
-    assert named == {"--diffusion_precision", "--compat"}
+    assert named == {"--diffusion_precision", "--diffusion_speedup", "--compat"}
     assert named <= known
     assert (ROOT / "scripts/bench/diffusion.py").is_file()
 

@@ -216,7 +216,7 @@ def _add_diffusion(parser: argparse.ArgumentParser) -> None:
     flag("--diffusion_speedup", metavar="N", type=int, help=text)
     text = (
         "of the diffusion model and its vocoder, fp32, bf16 or fp16 (GPU): bf16 is about three times as "
-        "fast where processor or GPU have it, and adds noise 45 dB below the voice (default: fp32)"
+        "fast where the processor has it, and adds noise 47 dB below the voice (default: fp32)"
     )
     flag("--diffusion_precision", metavar="NAME", help=text)
     text = (

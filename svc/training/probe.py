@@ -177,7 +177,7 @@ def find_batch_size(
             "smaller net, or in bf16 where the device can"
         )
     best = max(trials, key=lambda trial: trial.rate).size
-    agreed = -int(ranks.largest([-float(best)])[0])
+    agreed = min(int(text) for text in ranks.gather(str(best)))
     return agreed, f"--batch_size auto: {agreed}; {', '.join(map(str, trials))}; {why}"
 
 

@@ -11,6 +11,7 @@ wrong, how large a batch is) travels by gloo, so that no device is waited for.
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -105,6 +106,9 @@ class Ranks:
         if world == 1:
             return cls(local_rank=local_rank)
         import torch.distributed as dist
+
+        # Imported later, its functions would keep the group for ever, as their default.
+        import torch.distributed.nn.functional
         from torch.distributed.rendezvous import rendezvous
 
         ranks = cls(rank, world, local_rank, local_world)
@@ -147,7 +151,7 @@ class Ranks:
 
             if dist.is_initialized():
                 self.barrier()
-                dist.destroy_process_group()
+                self._leave()
 
     @property
     def is_main(self) -> bool:
@@ -343,6 +347,15 @@ class Ranks:
             torch.manual_seed((int(high) << 31) ^ int(low))
 
     # ---- carrying out ----------------------------------------------------------------------------
+
+    def _leave(self) -> None:
+        """End the group and its threads: one that still has to free a tensor when Python is gone
+        would abort the process.
+        """
+        import torch.distributed as dist
+
+        dist.destroy_process_group()
+        gc.collect()  # it is part of a reference cycle
 
     def _call(self, work: Callable[[], Any], what: str = "") -> Any:
         try:

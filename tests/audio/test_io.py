@@ -5,6 +5,7 @@ import os
 import struct
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -299,11 +300,12 @@ def test_wrong_arrays_are_programming_errors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
-@pytest.mark.usefixtures("full_disk")
-def test_a_full_disk_leaves_the_old_file(tmp_path: Path, suffix: str) -> None:
+def test_a_full_disk_leaves_the_old_file(
+    tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]], suffix: str
+) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b"old")
-    with pytest.raises(OutputError, match=rf"cannot write .*a\{suffix}: "):
+    with full_disk(), pytest.raises(OutputError, match=rf"cannot write .*a\{suffix}: "):
         write_audio(path, np.random.default_rng(0).uniform(-1, 1, 4 * SR), SR)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == [path.name]

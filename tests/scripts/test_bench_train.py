@@ -23,6 +23,10 @@ from svc.training.step import Adversaries
 from svc.vocoder.discriminator import Discriminator
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+LIMITS = (2e-5, 1e-3)
+"""Of the first step: rounding. Of the second: AdamW's first step moves a weight by the learning rate
+towards where its gradient points, and where that is next to nothing, rounding decides.
+"""
 LOSSES = ("disc", "mel", "kl", "fm", "gen", "lf0")
 SMALL: dict[str, Any] = {
     "train": {"segment_size": 1280},
@@ -118,11 +122,11 @@ def test_the_plain_step_and_the_trainers_have_the_same_losses(load: Load, varian
     nets.generator.eval()
     torch.manual_seed(1)
     ours = [nets.step(batch_for(config), number, detailed=True) for number in (1, 2)]
-    for expected, detail in zip(plain_losses(load, config), ours, strict=True):
+    for expected, detail, limit in zip(plain_losses(load, config), ours, LIMITS, strict=True):
         assert detail is not None
         assert set(LOSSES) - {"lf0"} <= expected.keys()
         for name, value in expected.items():
-            assert float(detail.losses[name]) == pytest.approx(value, rel=2e-5), name
+            assert float(detail.losses[name]) == pytest.approx(value, rel=limit), name
 
 
 @pytest.mark.parametrize(
@@ -130,9 +134,9 @@ def test_the_plain_step_and_the_trainers_have_the_same_losses(load: Load, varian
 )
 def test_no_option_changes_the_losses(load: Load, option: str) -> None:
     """Rounding alone, of float32 or of bfloat16, in the first step and in the second."""
-    config, limit = config_with(), 0.03 if option == "bf16" else 2e-5
+    config, limits = config_with(), (0.03, 0.03) if option == "bf16" else LIMITS
     plain, other = plain_losses(load, config), plain_losses(load, config, **{option: True})
-    for expected, found in zip(plain, other, strict=True):
+    for expected, found, limit in zip(plain, other, limits, strict=True):
         for name, value in expected.items():
             assert found[name] == pytest.approx(value, rel=limit), name
     if option == "bf16":

@@ -135,7 +135,8 @@ def read(ranks: Ranks) -> dict[str, Any]:
 
 def fail(ranks: Ranks, folder: Path) -> None:
     """Let one rank fail before all are ready, and then leave without a word."""
-    found, rank = {}, ranks.rank
+    found: dict[str, Any] = {}
+    rank = ranks.rank
     try:
         with Ranks(rank, ranks.world) as again:  # not ready yet
             if rank == 1:
@@ -145,6 +146,10 @@ def fail(ranks: Ranks, folder: Path) -> None:
         found["told"] = f"{type(error).__name__}: {error}"
     if rank == 0:
         found["gone"] = _refused(ranks.barrier)
+        ranks._leave()
+        tasks = Path("/proc/self/task")
+        names = [(task / "comm").read_text() for task in tasks.iterdir()] if tasks.is_dir() else []
+        found["threads"] = [name for name in names if "gloo" in name]
     (folder / f"failed{rank}.json").write_text(json.dumps(found))
     os._exit(0)  # rank 1: as a process that is killed
 

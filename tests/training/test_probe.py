@@ -131,8 +131,8 @@ def test_other_errors_pass_and_leave_nothing_behind() -> None:
 
 def test_processes_agree_on_the_smallest() -> None:
     class Two(Ranks):
-        def table(self, values: Any) -> list[list[float]]:
-            return [list(values), [-2.0]]  # the other one has found 2
+        def gather(self, text: str) -> list[str]:
+            return [text, "2"]  # the other one has found 2
 
     machine = Machine(lambda n: 1.0)
     assert machine.search(most=8, ranks=Two(0, 2))[0] == 2

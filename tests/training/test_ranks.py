@@ -145,6 +145,7 @@ def test_two_ranks_learn_what_one_would(make_voices: Callable[..., Any], tmp_pat
     assert failed[0]["told"] == "PeerError: "
     assert "gone" in failed[0]["gone"]
     assert "same command" in failed[0]["gone"]
+    assert failed[0]["threads"] == []
 
 
 @pytest.mark.usefixtures("no_pictures")

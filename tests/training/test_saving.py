@@ -9,6 +9,7 @@ import secrets
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -120,21 +121,26 @@ def test_a_disk_that_is_full_at_the_first_byte(
         save_pair(old_pair, 16, content(3.0, SIZE), content(3.0, SIZE), keep=1)
 
 
-@pytest.fixture
-def limit_files() -> Iterator[Callable[[int], None]]:
-    """Return a function that sets the largest size a file can grow to, in bytes."""
+@contextmanager
+def limited_files(size: int) -> Iterator[None]:
+    """Let no file grow beyond a size, in bytes. No fixture: the file that the test's own dot is
+    written to may be larger.
+    """
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("size", [1000, 100_000, 4 * SIZE], ids=["head", "tensor", "end"])
-def test_a_system_that_refuses_to_write_on(
-    old_pair: Path, limit_files: Callable[[int], None], size: int
-) -> None:
-    limit_files(size)
-    with pytest.raises(OutputError, match=r"cannot write .*[DG]_16\.pth"):
+def test_a_system_that_refuses_to_write_on(old_pair: Path, size: int) -> None:
+    with (
+        limited_files(size),
+        pytest.raises(OutputError, match=r"cannot write .*[DG]_16\.pth"),
+    ):
         save_pair(old_pair, 16, content(3.0, SIZE), content(3.0), keep=1)
 
 
