@@ -76,7 +76,8 @@ def song_of(folder: Path) -> Path:
 @pytest.mark.slow
 def test_training_left_what_the_original_leaves(at_home: Path) -> None:
     run = at_home / "logs" / "44k"
-    assert {path.name for path in run.glob("*.pth")} == {"G_2.pth", "D_2.pth", "G_4.pth", "D_4.pth"}
+    pairs = {"G_2.pth", "D_2.pth", "G_4.pth", "D_4.pth"}
+    assert {path.name for path in run.glob("*.pth")} == {*pairs, "G_best.pth"}
     assert json.loads((run / "config.json").read_text())["spk"].keys() == {"demo_high", "demo_low"}
     assert list(run.glob("events.out.tfevents*"))
     assert list((run / "eval").glob("events.out.tfevents*"))

@@ -194,8 +194,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, ranks: Ranks) -> int:
     from svc.dataset.configs import ConfigOptions
+    from svc.dataset.pool import cpu_count
     from svc.dataset.preprocess import PreprocessOptions, preprocess
 
+    jobs = args.num_processes
+    if jobs == 0 and ranks.world > 1:
+        jobs = max(1, cpu_count() // ranks.local_world)  # of the CPUs that are this process' share
     options = PreprocessOptions(
         in_dir=args.source_dir,
         configs=ConfigOptions(
@@ -218,7 +222,7 @@ def _run(args: argparse.Namespace, ranks: Ranks) -> int:
         device=ranks.device(args.device),
         encoder_precision=args.encoder_precision,
         encoder_batch=args.encoder_batch,
-        jobs=args.num_processes,
+        jobs=jobs,
         use_diff=args.use_diff,
         spec_cache=args.spec_cache,
         pack=not args.no_pack,

@@ -266,11 +266,7 @@ class Ranks:
 
     def agree(self, value: bool) -> bool:
         """Return, on all ranks, whether it is true on any of them."""
-        return self.largest([float(value)])[0] > 0
-
-    def largest(self, values: Sequence[float]) -> list[float]:
-        """Return the maxima over all ranks."""
-        return [max(column) for column in zip(*self.table(values), strict=True)]
+        return any(row[0] for row in self.table([value]))
 
     def exchange(self, text: str) -> list[str]:
         """Return the texts of all ranks, in their order."""

@@ -107,6 +107,18 @@ def convolve_columns(
     Returns:
         (B, out, H', W), in memory (B, W, H', out).
     """
+    if x.device.type == "cpu" and x.shape[2] < 2 * weight.shape[2]:
+        # oneDNN's bfloat16 kernels (torch 2.13, AMX) take up memory that nobody has written where so
+        # few rows come that one is left.
+        with torch.autocast("cpu", enabled=False):
+            return F.conv2d(
+                x.to(weight.dtype),
+                weight,
+                bias,
+                stride=(stride, 1),
+                padding=(padding, 0),
+                groups=groups,
+            )
     y = F.conv2d(
         x.transpose(2, 3).contiguous(memory_format=torch.channels_last),
         weight.transpose(2, 3),

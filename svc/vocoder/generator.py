@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,13 @@ from svc.vocoder.weight_norm import (
     WeightNormConvTranspose1d,
     fold_weight_norm,
 )
+
+EXACT_STAGES = 2
+"""Upsamplings at the end that stay in the weights' own precision under autocast, with the last
+convolution: rounded to bfloat16 they hiss, and whoever trains on that learns from a mel loss of 58
+instead of 36 (measured on a voice after 800 steps; 37 with two stages exact, 39 with one). They are a
+sixth of the work.
+"""
 
 _SLOPE = 0.1
 _LAST_SLOPE = 0.01  # torch's default: every trained checkpoint has learned with it (spec_core M15)
@@ -230,13 +238,28 @@ class Generator(nn.Module):
         x = self.conv_pre(x)
         if self.cond is not None and g is not None:
             x = x + self.cond(g)
-        for i, (up, noise_conv) in enumerate(zip(self.ups, self.noise_convs)):
-            x = _leaky(x) if self.snakes is None else self.snakes[i](x)
-            x = up(x) + noise_conv(excitation)
-            blocks = self.resblocks[i * self.n_kernels : (i + 1) * self.n_kernels]
-            x = _mean(x, blocks)
-        x = F.leaky_relu(x, _LAST_SLOPE) if self.snake_post is None else self.snake_post(x)
-        return torch.tanh(self.conv_post(x))
+        exact = max(0, len(self.ups) - EXACT_STAGES)
+        for i in range(exact):
+            x = self._stage(i, x, excitation)
+        with _without_autocast(x.device.type):
+            x = x.to(self.conv_post.bias.dtype)
+            for i in range(exact, len(self.ups)):
+                x = self._stage(i, x, excitation)
+            x = F.leaky_relu(x, _LAST_SLOPE) if self.snake_post is None else self.snake_post(x)
+            return torch.tanh(self.conv_post(x))
+
+    def _stage(self, i: int, x: Tensor, excitation: Tensor) -> Tensor:
+        """Upsample x (B, C, N) for the i-th time, add the source, refine."""
+        x = _leaky(x) if self.snakes is None else self.snakes[i](x)
+        x = self.ups[i](x) + self.noise_convs[i](excitation)
+        return _mean(x, self.resblocks[i * self.n_kernels : (i + 1) * self.n_kernels])
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[object]:
+    # Only where it is on: an exported graph would get a part of its own for the context.
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def _mean(x: Tensor, blocks: nn.ModuleList) -> Tensor:

@@ -75,7 +75,6 @@ def talk(ranks: Ranks) -> dict[str, Any]:
     found: dict[str, Any] = {
         "exchange": ranks.exchange("häl" + "lo" * rank),
         "table": ranks.table([rank, 2.5, 2**53 - rank]),
-        "largest": ranks.largest([-1.0 - rank]),
         "agree": [ranks.agree(rank == 1), ranks.agree(False), ranks.agree(True)],
         "any": [
             ranks.any(torch.tensor(bool(rank))).item(),

@@ -127,7 +127,6 @@ def test_two_ranks_learn_what_one_would(make_voices: Callable[..., Any], tmp_pat
     for rank, found in enumerate(seen):
         assert found["exchange"] == ["häl", "hällo"]
         assert found["table"] == [[0, 2.5, 2**53], [1, 2.5, 2**53 - 1]]
-        assert found["largest"] == [-1]
         assert found["agree"] == [True, False, True]
         assert found["any"] == [True, False, 1.0]
         assert found["means"] == [[1.5, 3.0, 4.5], [4.0] * 4, None]
@@ -376,7 +375,7 @@ def test_one_process_asks_nobody() -> None:
         assert ranks.any(flag) is flag
         assert ranks.gather("text") == ranks.exchange("text") == ["text"]
         assert (ranks.agree(True), ranks.agree(False)) == (True, False)
-        assert ranks.largest([1, 2]) == [1, 2]
+        assert ranks.table([1, 2]) == [[1, 2]]
     torch.manual_seed(3)
     before = torch.get_rng_state()
     ranks.reseed(1, 1)

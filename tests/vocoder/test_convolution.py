@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from svc.vocoder.convolution import (
     Conv1d,
     LayoutSwitch,
+    convolve_columns,
     pad_frames,
     to_channels_last,
     use_channels_last,
@@ -128,3 +129,15 @@ def test_the_switch_reaches_every_convolution_of_a_discriminator() -> None:
     assert not any(conv.channels_last for conv in convs)
     use_channels_last(net)
     assert all(conv.channels_last for conv in convs)
+
+
+def test_few_rows_in_bfloat16_take_up_no_stray_memory() -> None:
+    """With the matrix units' kernels one row that is left was made from memory nobody had written."""
+    weight, x = torch.ones(16, 16, 5, 1), torch.ones(2, 16, 3, 11)
+    for _ in range(5):
+        stray = [torch.full((2**n,), torch.nan, dtype=torch.bfloat16) for n in range(4, 17)] * 12
+        del stray
+        with torch.autocast("cpu", torch.bfloat16):
+            made = convolve_columns(x, weight, None, stride=3, padding=2)
+        assert made.shape == (2, 16, 1, 11)
+        assert bool((made.float() == 48.0).all())  # 3 rows of 16 channels
