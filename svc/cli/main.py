@@ -105,15 +105,16 @@ def _run(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     run = module_of(args.command).run
     if not is_follower(os.environ):
         return int(run(args))
-    # Of the processes of a run one speaks, and says how it ended.
+    # Of the processes of a run one speaks, and says how it ended: one that ends with something else than 0
+    # before it would take it along.
     _log_to_stderr(logging.ERROR)
     try:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            code = int(run(args))
+            run(args)
     except SvcError as error:
         # All processes have met the same command line.
         raise error if have_met() else SvcError("") from error
-    return 0 if code > 128 else code
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -120,3 +120,22 @@ def test_impossible_sizes_are_named() -> None:
         make(upsample_kernel_sizes=(3, 4))
     with pytest.raises(ConfigError, match="upsample_initial_channel is 3"):
         make(initial_channels=3)
+
+
+def test_the_last_stages_keep_their_precision_under_autocast() -> None:
+    """See EXACT_STAGES: rounded to bfloat16 there, a voice hisses."""
+    net = make(
+        upsample_rates=(4, 2, 2), upsample_kernel_sizes=(8, 4, 4),
+        resblock_dilation_sizes=((1, 3, 5), (1, 3, 5)),
+    )  # fmt: skip
+    seen: list[torch.dtype] = []
+    for part in (*net.ups, net.conv_post):
+        part.register_forward_hook(lambda _, given, made: seen.append(made.dtype))
+    expected = run(net)
+    assert set(seen) == {torch.float32}
+    seen.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        wav = run(net)
+    assert seen == [torch.bfloat16, torch.float32, torch.float32, torch.float32]
+    assert wav.dtype == torch.float32
+    assert 0 < float((wav - expected).norm() / expected.norm()) < 0.01
