@@ -20,7 +20,9 @@ import pytest
 import torch
 
 from svc.checkpoint import load_checkpoint
+from svc.cli import main as cli
 from svc.cli.main import main
+from svc.cli.progress import progress_bar
 from svc.dataset.features import FeatureCache
 from svc.errors import ConfigError, DeviceError, SvcError
 from svc.training.buckets import flatten_gradients, into_buckets, spread_gradients
@@ -318,6 +320,37 @@ def test_no_gpu_is_one_line(
         assert capsys.readouterr().err.startswith(
             "svc: error: --gpus 2, but this machine has 1 CUDA"
         )
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_one_process_speaks(
+    rank: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speaks = rank == "0"
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(cli, "_SECONDS_TO_TELL", 0.0)
+
+    def end(args: Any) -> int:
+        with progress_bar("work") as progress:
+            progress(1, 1, "done")
+        print("a result")
+        return 143
+
+    def fail(args: Any) -> int:
+        raise ConfigError("a wrong flag")
+
+    monkeypatch.setattr("svc.cli.demo.run", end)
+    assert main(["demo", "folder"]) == (143 if speaks else 0)
+    told = capsys.readouterr()
+    assert ("a result" in told.out, "work: 1/1" in told.err) == (speaks, speaks)
+    monkeypatch.setattr("svc.cli.demo.run", fail)
+    assert main(["demo", "folder"]) == 2
+    assert capsys.readouterr().err == ("svc: error: a wrong flag\n" if speaks else "")
+    # Once they have met each tells what it alone knows.
+    monkeypatch.setattr("svc.training.launching.have_met", lambda: True)
+    assert main(["demo", "folder"]) == 2
+    assert capsys.readouterr().err == "svc: error: a wrong flag\n"
 
 
 # ---- gradients and weights -----------------------------------------------------------------------
