@@ -81,7 +81,13 @@ def check(
     losses: float,
     norms: float,
     weights: float,
+    flips: int = 0,
 ) -> None:
+    """AdamW's first step is +-lr for every weight, whatever the gradient's size: a gradient near zero
+    that rounding pushes to the other side moves the sum of a tensor by 2 lr. `flips` of them may be in
+    a tensor that is too small for `weights`, a share of its sum, to hold any.
+    """
+    rate = 1e-4  # template's learning rate
     for name in ("disc", "mel", "kl", "fm", "gen", "lf0", "total"):
         assert float(detail.losses[name]) == pytest.approx(expected[name], rel=losses), name
     for name in ("g", "d"):
@@ -94,7 +100,7 @@ def check(
         state = net.state_dict()
         for name, value in sums.items():
             found = float(state[name].double().abs().sum())
-            assert found == pytest.approx(value, rel=weights), name
+            assert found == pytest.approx(value, rel=weights, abs=2.5 * rate * flips), name
 
 
 @pytest.mark.parametrize(
@@ -117,7 +123,7 @@ def test_in_float32(reference: ModuleType, shared: Path, options: dict[str, Any]
 def test_in_bfloat16(reference: ModuleType, shared: Path) -> None:
     check(
         *one_step(reference, shared, bf16=True), golden(shared),
-        losses=2e-2, norms=5e-2, weights=1e-5,
+        losses=2e-2, norms=5e-2, weights=1e-5, flips=1,
     )  # fmt: skip
 
 
