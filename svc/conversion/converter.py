@@ -41,7 +41,8 @@ from svc.conversion.options import (
 )
 from svc.conversion.speaker_mix import SpeakerMix
 from svc.conversion.speakers import find_speaker
-from svc.conversion.stretches import Song, Window, render_song
+from svc.conversion.stretches import Song, render_song
+from svc.conversion.windows import Window
 from svc.errors import AudioError, ConfigError
 from svc.f0.curve import FrameGrid, fit_length
 from svc.f0.voice_range import Pitches, VoiceRange

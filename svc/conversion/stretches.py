@@ -18,25 +18,10 @@ from svc.conversion.chunks import FloatArray, plan_pieces
 from svc.conversion.compat import Call, plan_calls, render_calls
 from svc.conversion.options import InferOptions
 from svc.conversion.speaker_mix import SpeakerMix, total_frames
+from svc.conversion.windows import Window
 from svc.errors import DeviceError
 from svc.f0.curve import FrameGrid, cut, cut_at
 from svc.progress import Progress
-
-
-@dataclass(frozen=True)
-class Window:
-    """What the model is given of a song at a time.
-
-    Attributes:
-        wav: float32 (n,) at the model's rate, its context included.
-        track: its melody, n // hop_length frames; None = what the predictor hears.
-        weights: (n // hop_length, S) of the speakers; None = there is one speaker.
-    """
-
-    wav: FloatArray
-    track: F0Track | None = None
-    weights: FloatArray | None = None
-
 
 Render = Callable[[Window], FloatArray]
 """``render(window) -> wav (n // hop_length * hop_length,)``, at the model's rate."""
