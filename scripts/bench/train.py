@@ -174,7 +174,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()])
     parser.add_argument("--full", action="store_true", help="the original's default config")
     parser.add_argument(
-        "--batch_sizes", nargs="+", type=int, help="default: the config's; 6 24 with --full"
+        "--batch_sizes", nargs="+", type=int, help="default: 6; 6 24 with --full"
     )
     parser.add_argument("--compile", action="store_true", help="a row with svc train --compile")
     parser.add_argument("--rounds", type=int, help="times that every row is measured (default: 3)")
@@ -200,9 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("no CUDA device here: nothing is measured")
         return 0
     template = FULL if args.full else SMALL
-    sizes = args.batch_sizes or (
-        [6, 24] if args.full else [config_of(template, 1).train.batch_size]
-    )
+    sizes = args.batch_sizes or ([6, 24] if args.full else [6])
     steps = args.steps or (2 if args.quick else 20 if kind == "cuda" else 5)
     table = rows(args.device, compiled=args.compile)
     found: dict[str, Any] = {}
