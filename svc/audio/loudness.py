@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from svc.audio.levels import FrameLevels
+
 if TYPE_CHECKING:  # torch is loaded only by the functions on tensors: file workers stay small
     from torch import Tensor
 
@@ -19,7 +21,6 @@ _LIMITER_REACH_S = (
     0.02  # look-ahead and release; longer than a period of the lowest voice, so it does not distort
 )
 _LUFS_BLOCK_S = 0.4  # shortest clip BS.1770 can measure
-_RMS_BLOCK = 1 << 23  # samples of work space of `rms_frames`
 
 
 def frame_volume(wav: Tensor, hop_length: int) -> Tensor:
@@ -141,17 +142,9 @@ def rms_frames(wav: FloatArray, frame_length: int, hop_length: int) -> npt.NDArr
     data = np.asarray(wav, dtype=np.float32)
     if data.ndim != 1:
         raise ValueError(f"wav must be (T,), not {data.shape}")
-    padded = np.pad(data, frame_length // 2)
-    if padded.size < frame_length:
-        return np.zeros(0, dtype=np.float32)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, frame_length)[::hop_length]
-    step = max(1, _RMS_BLOCK // frame_length)
-    blocks = [
-        np.sqrt(np.square(frames[start : start + step]).mean(axis=-1))
-        for start in range(0, len(frames), step)
-    ]
-    rms: npt.NDArray[np.float32] = np.concatenate(blocks)
-    return rms
+    levels = FrameLevels(frame_length, hop_length)
+    levels.feed(data)
+    return levels.finish()
 
 
 def peak_normalize(wav: FloatArray, peak: float = 1.0) -> npt.NDArray[np.float32]:

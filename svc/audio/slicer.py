@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from svc.audio.levels import FrameLevels
 from svc.audio.loudness import rms_frames
 from svc.errors import ConfigError
 
@@ -90,10 +91,23 @@ class Slicer:
             Segments in order that tile the recording exactly, none empty. A recording that is
             silent throughout is one silent segment, however short.
         """
-        n_samples = len(wav)
+        levels = self.levels()
+        levels.feed(np.asarray(wav))
+        return self.decide(levels.finish(), len(wav))
+
+    def levels(self) -> FrameLevels:
+        """Return what measures a recording in blocks; `decide` takes its outcome."""
+        return FrameLevels(self._window, self._hop)
+
+    def decide(self, rms: npt.NDArray[np.float32], n_samples: int) -> list[Segment]:
+        """Cut a recording of which only the levels are known; what `slice` returns for the whole.
+
+        Args:
+            rms: of `levels`, after all samples were fed.
+            n_samples: how many these were.
+        """
         if n_samples == 0:
             return []
-        rms = rms_frames(wav, self._window, self._hop)
         silent = rms < self._threshold
         if silent.all():
             return [Segment(0, n_samples, silent=True)]

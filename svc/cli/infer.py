@@ -17,6 +17,7 @@ from svc.cli.infer_flags import (
     add_arguments,
 )
 from svc.cli.infer_report import InferReport
+from svc.cli.infer_sharing import content_of, find_sharing
 from svc.cli.progress import progress_bar
 from svc.errors import ConfigError
 
@@ -40,6 +41,7 @@ _DIFFUSION = "diffusion"
 def run(args: argparse.Namespace) -> int:
     """Convert every song for every voice. Returns 0 all done, 1 some failed, 2 none done."""
     _check_flags(args)
+    sharing = find_sharing(args)
 
     # From the cheap checks to the heavy ones: no wrong flag waits for a model to load.
     from svc.conversion.cached_hearing import HearingCache
@@ -84,19 +86,23 @@ def run(args: argparse.Namespace) -> int:
         voice.require_ranges(speakers)
     for path in {job.output.suffix: job.output for job in jobs}.values():
         results.check_format(path, voice.grid.sampling_rate)
+    plan = jobs
     if args.skip_existing:
         jobs, there = split_existing(jobs)
         settled += there
-    for outcome in settled:
+    for outcome in settled if sharing.leads else []:
         report.show(outcome)
     if not jobs:
-        return report.finish(settled)
-    check_writable(args.output_dir if args.output is None else jobs[0].output.parent)
+        return report.finish(settled) if sharing.leads else 0
+    folder = args.output_dir if args.output is None else jobs[0].output.parent
+    check_writable(folder)
     enhancer = (args.vocoder or ENHANCER) if args.enhance else None
     with FileHashes() as hashes:
         if cache is not None:
             choice = replace(choice, cache=HearingCache(cache, hashes))
+        weights = [] if sharing.member is None else content_of([voice.model, voice.config], hashes)
         with (
+            sharing.join(args, plan, jobs, folder, weights) as share,
             Converter.from_files(
                 voice.model,
                 voice.config,
@@ -122,8 +128,9 @@ def run(args: argparse.Namespace) -> int:
                 progress=progress,
                 on_outcome=report.show,
                 on_key=report.tell,
+                share=share,
             )
-    return report.finish([*settled, *outcomes])
+    return report.finish([*settled, *outcomes]) if sharing.leads else 0
 
 
 def _check_flags(args: argparse.Namespace) -> None:
@@ -202,6 +209,8 @@ def _options(args: argparse.Namespace) -> InferOptions:
         second_encoding=args.second_encoding,
         enhancer_key=args.enhancer_adaptive_key,
         loudness_envelope=args.loudness_envelope_adjustment,
+        keep_breath=args.keep_breath,
+        keep_unvoiced=args.keep_unvoiced,
         max_chunk_seconds=args.max_chunk,
         seed=args.seed,
     )

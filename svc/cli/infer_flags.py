@@ -6,6 +6,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
+from svc.cli.infer_sharing import add_sharing
 from svc.cli.options import (
     F0_THRESHOLD_HELP,
     add_argument,
@@ -85,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--f0_max", metavar="HZ", type=float, default=1100.0, help=text)
     flag("-ft", "--f0_filter_threshold", metavar="X", type=float, help=F0_THRESHOLD_HELP)
 
+    add_sharing(parser)
     _add_timbre(parser)
     _add_diffusion(parser)
     _add_enhancer(parser)
@@ -95,6 +97,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag(*names, dest="noise_scale", default=NOISE_SCALE, help=text)
     text = "1 = the voice's own loudness, 0 = the source's, moment by moment (default: 1)"
     flag("-lea", "--loudness_envelope_adjustment", default=1.0, help=text)
+    text = (
+        "share of the source's own breaths in place of what the voice makes of them, 0 to 1; -sd -50 along "
+        "with it keeps the soft ones (default: 0)"
+    )
+    flag("--keep_breath", default=0.0, help=text)
+    text = "the same for consonants without voice: s, f, t and so on (default: 0)"
+    flag("--keep_unvoiced", default=0.0, help=text)
     add_seed(group, 52468)
 
     group = parser.add_argument_group("cutting")

@@ -69,6 +69,8 @@ def _table(outcomes: list[Outcome]) -> list[str]:
     for outcome in outcomes:
         factor = outcome.real_time_factor
         done = f"{outcome.output}{' (there already)' if outcome.skipped else ''}"
+        if outcome.worker:
+            done += f"  by {outcome.worker}"
         rows.append((
             outcome.name,
             outcome.speaker,
@@ -93,6 +95,7 @@ def _facts(outcome: Outcome) -> dict[str, Any]:
         "audio_seconds": round(outcome.audio_seconds, 3),
         "wall_seconds": round(outcome.wall_seconds, 3),
         "rtf": None if factor is None else round(factor, 4),
+        "worker": outcome.worker or None,
     }
 
 

@@ -103,7 +103,7 @@ def _run(args: argparse.Namespace, arguments: Sequence[str]) -> int:
         if code is not None:
             return code
     run = module_of(args.command).run
-    if not is_follower(os.environ):
+    if not is_follower(os.environ) or args.command == "infer":  # there each tells of its own songs
         return int(run(args))
     # Of the processes of a run one speaks, and says how it ended: one that ends with something else than 0
     # before it would take it along.

@@ -5,12 +5,13 @@ No torch here and in everything that goes through a song: `svc infer --backend o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from svc.audio.pitch import F0Track
 from svc.conversion.chunks import FloatArray
 from svc.conversion.options import InferOptions
+from svc.conversion.windows import Window
 from svc.f0.base import F0Predictor
 from svc.f0.voice_range import VoiceRange
 
@@ -58,6 +59,39 @@ class Backend(Protocol):
             singers: name and id of who is going to sing; empty = not known yet.
         """
 
+    @property
+    def batch_frames(self) -> int:
+        """Frames of windows that are worth rendering together; 0 = one window at a time.
+
+        A hint for whoever collects windows: `render_many` takes any number of them and splits them
+        itself. It can become smaller, where the device turned out to have less memory than it said.
+        """
+
+    def render_many(
+        self, windows: Sequence[Window], speaker: int, options: InferOptions
+    ) -> list[FloatArray]:
+        """Convert several stretches, each as if it were alone.
+
+        Random numbers of a window depend on `options.seed` and its length only, and padding is masked
+        everywhere, so who else is in the batch decides rounding alone: float32 nets agree within 1e-5.
+
+        Args:
+            windows: any number, of any lengths n >= hop_length; none is longer for the company.
+            speaker: id of who sings the windows without weights.
+            options: transpose, auto_f0, noise_scale, loudness_envelope, keep_breath, keep_unvoiced,
+                cluster_ratio, protect, k_step, second_encoding, enhancer_key and seed are used.
+
+        Returns:
+            Of each window, in their order, float32 (n // hop_length * hop_length,) at the voice's
+            rate; as long as the original's where it has an enhancer and `compat`.
+
+        Raises:
+            SvcError: the model produced NaN.
+            RuntimeError, MemoryError: a window alone does not fit into the memory
+                (`out_of_memory` knows them); several that do not fit together are told by a warning
+                and rendered in smaller groups.
+        """
+
     def render(
         self,
         window: FloatArray,
@@ -65,23 +99,53 @@ class Backend(Protocol):
         options: InferOptions,
         track: F0Track | None = None,
     ) -> FloatArray:
-        """Convert one stretch.
+        """Convert one stretch: `render_many` of one window.
 
         Args:
             window: float32 (n,) at the voice's rate, n >= hop_length.
             speaker: id, or float32 (n // hop_length, S) weights of the ids 0 ... S - 1 per frame.
-            options: transpose, auto_f0, noise_scale, loudness_envelope, cluster_ratio, protect,
-                k_step, second_encoding, enhancer_key and seed are used.
+            options: as for `render_many`.
             track: the melody, n // hop_length frames; None = what the predictor hears.
 
         Returns:
-            float32 (n // hop_length * hop_length,) at the voice's rate; as long as the original's
-            where it has an enhancer and `compat`.
-
-        Raises:
-            SvcError: the model produced NaN.
+            As `render_many`, of the one.
         """
 
     @property
     def give_back(self) -> Callable[[], None]:
         """What gives the memory back to the device once the voice itself is gone; holds no model."""
+
+
+class OneWindow:
+    """The `render` of a `Backend`: one window, as many."""
+
+    def render(
+        self: RendersMany,
+        window: FloatArray,
+        speaker: int | FloatArray,
+        options: InferOptions,
+        track: F0Track | None = None,
+    ) -> FloatArray:
+        """Convert one stretch; see `Backend.render`."""
+        if isinstance(speaker, int):
+            return self.render_many([Window(window, track)], speaker, options)[0]
+        return self.render_many([Window(window, track, speaker)], 0, options)[0]
+
+
+class RendersMany(Protocol):
+    """What `OneWindow` is mixed into."""
+
+    def render_many(
+        self, windows: Sequence[Window], speaker: int, options: InferOptions
+    ) -> list[FloatArray]:
+        """See `Backend.render_many`."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a RuntimeError or MemoryError says that the memory of a device is full.
+
+    On the CPU torch reports it as a plain RuntimeError of its allocator, on an accelerator by an error of
+    its own, which cannot be named where there is no torch.
+    """
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"OutOfMemoryError", "MemoryError"}) or "allocate memory" in str(error)

@@ -22,7 +22,6 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from svc.audio.loudness import rms_frames
 from svc.audio.resample import resample
 from svc.conversion.chunks import FloatArray
 from svc.errors import AudioError
@@ -36,6 +35,7 @@ _WINDOW_SECONDS = (
 _HOP_SECONDS = 0.01
 _QUIET = 1e-3  # of the loudest frame; what is softer says nothing of where the singer stands
 _CANCELLED_DB = -20.0
+_STEP_FRAMES = 128  # of a meter of levels that are looked at at once
 
 
 def mix_down(channels: FloatArray) -> FloatArray:
@@ -55,12 +55,69 @@ def lost_in_mono(channels: FloatArray) -> float | None:
     Returns:
         dB below 0, or None where nothing of note is lost.
     """
-    power = float(np.mean(np.square(channels, dtype=np.float64))) if channels.size else 0.0
-    if power == 0.0 or channels.shape[0] == 1:
-        return None
-    mid = float(np.mean(np.square(mix_down(channels), dtype=np.float64)))
-    found = 10 * np.log10(max(mid / power, 1e-12))
-    return found if found < _CANCELLED_DB else None
+    meter = ChannelMeter(channels.shape[0])
+    meter.feed(channels, mix_down(channels))
+    return meter.lost_in_mono
+
+
+class Power:
+    """Mean square of samples that come in blocks; not a bit depends on where the blocks end."""
+
+    def __init__(self) -> None:
+        self._sum = 0.0
+        self._count = 0
+
+    def feed(self, wav: FloatArray) -> None:
+        """Take the next samples, (n,)."""
+        squares = np.square(wav, dtype=np.float64)
+        if squares.size:
+            # One after the other: a sum in pairs would be rounded otherwise for other blocks.
+            squares[0] += self._sum
+            self._sum = float(np.cumsum(squares)[-1])
+            self._count += squares.size
+
+    @property
+    def mean(self) -> float:
+        """Mean square so far; 0 where there is nothing."""
+        return self._sum / self._count if self._count else 0.0
+
+    @property
+    def rms(self) -> float:
+        """Its square root."""
+        return float(np.sqrt(self.mean))
+
+
+class ChannelMeter:
+    """Gathers how loud the channels of a song are, and their mean.
+
+    Args:
+        n_channels: C.
+    """
+
+    def __init__(self, n_channels: int) -> None:
+        self.mid = Power()  # of the mean of the channels
+        self._channels = [Power() for _ in range(n_channels)]
+
+    def feed(self, channels: FloatArray, mid: FloatArray) -> None:
+        """Take the next samples.
+
+        Args:
+            channels: (C, n).
+            mid: (n,) their mean, see `mix_down`.
+        """
+        self.mid.feed(mid)
+        if len(self._channels) > 1:
+            for power, row in zip(self._channels, channels):
+                power.feed(row)
+
+    @property
+    def lost_in_mono(self) -> float | None:
+        """See `svc.conversion.channels.lost_in_mono`."""
+        power = sum(channel.mean for channel in self._channels) / len(self._channels)
+        if power == 0.0:
+            return None
+        found = 10 * np.log10(max(self.mid.mean / power, 1e-12))
+        return float(found) if found < _CANCELLED_DB else None
 
 
 def check_channels(n_channels: int, mode: ChannelMode) -> None:
@@ -117,16 +174,9 @@ class LevelImage:
             channels: (C, T).
             sr: Hz.
         """
-        hop, window = max(1, round(_HOP_SECONDS * sr)), max(2, round(_WINDOW_SECONDS * sr) // 2 * 2)
-        levels = np.stack([rms_frames(row, window, hop) for row in channels]).astype(np.float64)
-        total = levels.sum(axis=0)  # (F,)
-        loud = np.flatnonzero(total > _QUIET * total.max(initial=0.0))
-        if loud.size == 0:
-            return cls(np.ones((len(channels), 1)), hop / sr)
-        known = len(channels) * levels[:, loud] / total[loud]
-        # Pauses take the image over from what sounds around them.
-        frames = np.arange(total.size)
-        return cls(np.stack([np.interp(frames, loud, row) for row in known]), hop / sr)
+        meter = LevelMeter(channels.shape[0], sr)
+        meter.feed(channels)
+        return meter.finish()
 
     def apply(self, wav: FloatArray, sr: int, *, start: int = 0) -> FloatArray:
         """Spread one channel.
@@ -145,16 +195,90 @@ class LevelImage:
         return np.stack(rows).astype(np.float32)
 
 
+class LevelMeter:
+    """Measures a `LevelImage` of a song that comes in blocks of any sizes.
+
+    In memory are four bytes for every 10 ms of a channel: 3 MB for an hour of stereo.
+
+    Args:
+        n_channels: C.
+        sr: Hz.
+    """
+
+    def __init__(self, n_channels: int, sr: int) -> None:
+        self._hop = max(1, round(_HOP_SECONDS * sr))
+        self._window = max(2, round(_WINDOW_SECONDS * sr) // 2 * 2)
+        self._frame_seconds = self._hop / sr
+        # Frames are centred, with zeros before the song and behind it, as those of `rms_frames`.
+        self._rest = np.zeros((n_channels, self._window // 2), dtype=np.float32)
+        self._levels: list[FloatArray] = []  # (C, n) each
+
+    def feed(self, channels: FloatArray) -> None:
+        """Take the next samples, (C, n)."""
+        step = _STEP_FRAMES * self._hop
+        for start in range(0, channels.shape[1], step):
+            part = channels[:, start : start + step]
+            self._rest = np.concatenate((self._rest, part), axis=1)
+            if self._rest.shape[1] < self._window:
+                continue
+            frames = np.lib.stride_tricks.sliding_window_view(self._rest, self._window, axis=1)
+            # The mean goes over memory in one piece, whatever the block: it is rounded alike.
+            squares = np.square(frames[:, :: self._hop])
+            self._levels.append(np.sqrt(squares.mean(axis=-1)))
+            self._rest = self._rest[:, squares.shape[1] * self._hop :].copy()
+
+    def finish(self) -> LevelImage:
+        """Return the image; nothing may be fed afterwards."""
+        self.feed(np.zeros((len(self._rest), self._window // 2), dtype=np.float32))
+        n_channels = len(self._rest)
+        levels = np.concatenate(self._levels, axis=1).astype(np.float64)
+        total = levels.sum(axis=0)  # (F,)
+        loud = np.flatnonzero(total > _QUIET * total.max(initial=0.0))
+        if loud.size == 0:
+            return LevelImage(np.ones((n_channels, 1)), self._frame_seconds)
+        known = n_channels * levels[:, loud] / total[loud]
+        # Pauses take the image over from what sounds around them.
+        frames = np.arange(total.size)
+        gains = np.stack([np.interp(frames, loud, row) for row in known])
+        return LevelImage(gains, self._frame_seconds)
+
+
+def with_side(mid: FloatArray, side: FloatArray, factor: float) -> FloatArray:
+    """Return left and right of a new mid and the old side.
+
+    Args:
+        mid: (n,) what the voice made.
+        side: (n,) half the difference of left and right of the song, at the same rate.
+        factor: of `side`; see `side_factor`.
+
+    Returns:
+        (2, n).
+    """
+    scaled = side * np.float32(factor)
+    return np.stack((mid + scaled, mid - scaled))
+
+
+def side_factor(old: float, new: float) -> float:
+    """Return by what the side is multiplied, from the RMS of the old mid and of the new one."""
+    return new / old if old > 0 and new > 0 else 1.0
+
+
+def side_of(channels: FloatArray) -> FloatArray:
+    """Return half the difference of left and right, (2, n) -> (n,)."""
+    side: FloatArray = (channels[0] - channels[1]) / 2
+    return side
+
+
 def _with_side(converted: FloatArray, sr: int, channels: FloatArray, source_sr: int) -> FloatArray:
     """Return left and right (2, T') of a new mid and the old side."""
-    side = resample((channels[0] - channels[1]) / 2, source_sr, sr)
+    side = resample(side_of(channels), source_sr, sr)
     fitted = np.zeros(converted.size, dtype=np.float32)
     n_both = min(side.size, converted.size)
     fitted[:n_both] = side[:n_both]
-    old, new = _rms(mix_down(channels)), _rms(converted)
-    scaled = fitted * np.float32(new / old if old > 0 and new > 0 else 1.0)
-    return np.stack((converted + scaled, converted - scaled))
+    return with_side(converted, fitted, side_factor(_rms(mix_down(channels)), _rms(converted)))
 
 
 def _rms(wav: FloatArray) -> float:
-    return float(np.sqrt(np.mean(np.square(wav, dtype=np.float64)))) if wav.size else 0.0
+    power = Power()
+    power.feed(wav)
+    return power.rms

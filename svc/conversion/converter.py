@@ -22,6 +22,7 @@ arithmetic):
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -39,11 +40,13 @@ from svc.conversion.options import (
     check_backend,
     check_enhancer,
 )
+from svc.conversion.sources import ArraySource, SongSource
 from svc.conversion.speaker_mix import SpeakerMix
 from svc.conversion.speakers import find_speaker
 from svc.conversion.stretches import Song, render_song
+from svc.conversion.survey import Survey, survey_song
 from svc.conversion.windows import Window
-from svc.errors import AudioError, ConfigError
+from svc.errors import ConfigError
 from svc.f0.curve import FrameGrid, fit_length
 from svc.f0.voice_range import Pitches, VoiceRange
 from svc.progress import Progress, silent
@@ -211,27 +214,76 @@ class Converter:
             DeviceError: out of memory.
             SvcError: the model produced NaN.
         """
+        if wav.ndim != 1:
+            raise ValueError(f"wav must have the shape (T,), found {wav.shape}")
+        source = ArraySource(np.asarray(wav, dtype=np.float32), sr)
+        parts = self.stream(source, speaker, options, f0=f0, progress=progress)
+        if self.voice.compat:
+            return next(parts, np.zeros(0, dtype=np.float32))
+        song = np.empty(self.output_length(wav.size, sr), dtype=np.float32)
+        done = 0
+        for part in parts:
+            song[done : done + part.size] = part
+            done += part.size
+        return song
+
+    def stream(
+        self,
+        source: SongSource,
+        speaker: str | int | SpeakerMix,
+        options: InferOptions | None = None,
+        *,
+        f0: F0Track | None = None,
+        survey: Survey | None = None,
+        progress: Progress | None = None,
+    ) -> Generator[FloatArray, None, None]:
+        """Sing a song of any length with another voice, part by part.
+
+        Memory does not grow with the song, but for 4 bytes for each of its levels, every 20 ms, and
+        12 bytes for each frame of its pitch that the predictor remembers. With `compat` the whole
+        song is in memory.
+
+        Args:
+            source: the song; it is read twice, and once more where `options.fit_to_voice` asks for
+                its key.
+            speaker: as for `convert`.
+            options: as for `convert`.
+            f0: as for `convert`.
+            survey: of `source`, made with ``options.slice_db`` (`Surveyor`, `survey_song`); None =
+                it is made here, before this returns.
+            progress: as for `convert`.
+
+        Returns:
+            Consecutive parts of the result, float32 (n,), n > 0, at `sampling_rate`; together what
+            `convert` returns for the whole, bit for bit, however the source cuts its blocks. What
+            is wrong with the arguments is raised by this call, the rest on the way. Close the
+            iterator where not all of it is wanted; it holds the voice until then.
+
+        Raises:
+            As `convert`; AudioError also where the song changes while it is read.
+        """
         options = options or InferOptions()
         speaker_id, mix = self._who(speaker)
         self.check_options(options, speaker)
-        song = self._song(wav, sr, options, f0, mix)
+        song = self._song(source, options, f0, survey, mix)
         if options.fit_to_voice != "no":
-            options = self.fit_key(wav, sr, speaker, options, f0=f0).options
+            fit = self.fit_key(source, speaker, options, f0=f0, survey=song.survey)
+            options = fit.options
+        sung = options  # what the nested function sees stays what it is here
 
-        def render(window: Window) -> FloatArray:
-            who = speaker_id if window.weights is None else window.weights
-            return self.voice.render(window.wav, who, options, window.track)
+        def render(windows: Sequence[Window]) -> list[FloatArray]:
+            return self.voice.render_many(windows, speaker_id, sung)
 
         return render_song(self.voice, song, options, render, progress or silent)
 
     def fit_key(
         self,
-        wav: FloatArray,
-        sr: int,
+        source: SongSource,
         speaker: str | int | SpeakerMix,
         options: InferOptions,
         *,
         f0: F0Track | None = None,
+        survey: Survey | None = None,
     ) -> KeyFit:
         """Choose the transposition of a song, or look at the one that is given.
 
@@ -239,34 +291,40 @@ class Converter:
         listen again.
 
         Args:
-            wav: the song, as for `convert`.
-            sr: its rate, Hz.
+            source: the song, as for `stream`; `ArraySource` makes one of an array.
             speaker: name or id of the target voice, or a mix.
             options: `fit_to_voice` says what there is to choose.
             f0: its pitch curve, as for `convert`.
+            survey: as for `stream`.
 
         Returns:
             The options to sing it with, and what there is to tell.
 
         Raises:
             ConfigError: there is something to choose, and the range of this voice is not known.
-            SvcError: as `convert`.
+            SvcError: as `stream`.
         """
         needed = options.fit_to_voice != "no"
-        name, voice = self._range(speaker, wav.size / sr, needed=needed)
+        if isinstance(speaker, SpeakerMix) and survey is None:
+            survey = survey_song(source, options.slice_db)  # its range depends on the song's length
+        n_samples = 0 if survey is None else survey.n_samples
+        name, voice = self._range(speaker, n_samples / source.sr, needed=needed)
         if voice is None or options.auto_f0:
             return KeyFit(options)
-        song = self._song(wav, sr, options, f0)
+        song = self._song(source, options, f0, survey)
         tracks = [song.f0] if song.f0 is not None else []
         if song.f0 is None:
 
-            def listen(window: Window) -> FloatArray:
-                if self.voice.f0_predictor is not None:
-                    tracks.append(self.voice.f0_predictor(window.wav))
-                hop = self.voice.hop_length
-                return np.zeros(window.wav.size // hop * hop, dtype=np.float32)
+            def listen(windows: Sequence[Window]) -> list[FloatArray]:
+                predictor, hop = self.voice.f0_predictor, self.voice.hop_length
+                if predictor is not None and len(windows) > 1:
+                    tracks.extend(predictor.track_batch([window.wav for window in windows]))
+                elif predictor is not None:
+                    tracks.extend(predictor(window.wav) for window in windows)
+                return [np.zeros(w.wav.size // hop * hop, dtype=np.float32) for w in windows]
 
-            render_song(self.voice, song, options, listen, silent)
+            for _ in render_song(self.voice, song, options, listen, silent, listens_ahead=False):
+                pass
         return fit_key(Pitches.of(tracks, self.grid.frame_seconds), voice, name, options)
 
     def _range(
@@ -292,25 +350,21 @@ class Converter:
 
     def _song(
         self,
-        wav: FloatArray,
-        sr: int,
+        source: SongSource,
         options: InferOptions,
         f0: F0Track | None,
+        survey: Survey | None,
         mix: SpeakerMix | None = None,
     ) -> Song:
         """Check a song and its curve; the curve becomes as long as the song."""
-        if wav.ndim != 1:
-            raise ValueError(f"wav must have the shape (T,), found {wav.shape}")
-        if sr <= 0:
-            raise ValueError(f"sr must be positive, found {sr}")
-        wav = np.asarray(wav, dtype=np.float32)
-        if not np.isfinite(wav).all():
-            raise AudioError("the audio holds NaN or infinite samples; repair or export it again")
+        if source.sr <= 0:
+            raise ValueError(f"sr must be positive, found {source.sr}")
+        if f0 is not None and options.auto_f0:
+            raise ConfigError(
+                "a pitch curve is given and -a/--auto_predict_f0 too; choose one of them"
+            )
+        survey = survey or survey_song(source, options.slice_db)
         if f0 is not None:
-            if options.auto_f0:
-                raise ConfigError(
-                    "a pitch curve is given and -a/--auto_predict_f0 too; choose one of them"
-                )
-            n_frames = self.output_length(wav.size, sr) // self.voice.hop_length
+            n_frames = self.output_length(survey.n_samples, source.sr) // self.voice.hop_length
             f0 = fit_length(f0, n_frames, self.grid, what="the pitch curve")
-        return Song(wav, sr, f0, mix)
+        return Song(source, survey, f0, mix)

@@ -37,6 +37,7 @@ from svc.conversion.cover_plan import Stem
 from svc.conversion.files import check_writable
 from svc.conversion.manifest import RunFacts
 from svc.conversion.results import ResultOptions, shape_result
+from svc.conversion.sources import ArraySource
 from svc.errors import AudioError, ConfigError
 from svc.progress import Progress, silent
 
@@ -261,7 +262,7 @@ def _render(
         if lost is not None:
             text = "%s: its channels cancel each other, the voice hears %.0f dB"
             logger.warning(text, stem.path, lost)
-        key = converter.fit_key(song, sr, stem.speaker, stem.options)
+        key = converter.fit_key(ArraySource(song, sr), stem.speaker, stem.options)
         if key.warning:
             logger.warning("%s: %s", stem.path, key.warning)
         converted = converter.convert(song, sr, stem.speaker, stem.options, progress=progress)

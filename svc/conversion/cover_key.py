@@ -11,6 +11,7 @@ from svc.audio.io import read_audio
 from svc.audio.resample import resample
 from svc.conversion.converter import Converter
 from svc.conversion.cover_plan import Stem
+from svc.conversion.sources import ArraySource
 
 _PAUSE_SECONDS = 1.0  # between stems that are listened to as one song
 
@@ -59,7 +60,7 @@ def share_key(
         [part for wav, rate in heard for part in (resample(wav, rate, sr), pause)]
     )
     asked = replace(first.options, fit_to_voice="octaves")
-    key = converter.fit_key(song, sr, first.speaker, asked)
+    key = converter.fit_key(ArraySource(song, sr), first.speaker, asked)
     if key.chosen and on_key is not None:
         on_key(f"all vocals: {key.chosen}")
     shift = key.options.transpose

@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from svc.audio.pitch import F0Track
 from svc.config import load_diffusion_config
+from svc.conversion.backend import OneWindow
+from svc.conversion.batches import BatchSize
 from svc.conversion.chunks import FloatArray
 from svc.conversion.companions import diffusion_ranges
 from svc.conversion.listening import (
@@ -21,27 +22,32 @@ from svc.conversion.listening import (
     load_timbre,
 )
 from svc.conversion.options import DiffusionChoice, HearingChoice, InferOptions
-from svc.conversion.refine import Refiner, load_refiner
+from svc.conversion.refine import Refiner, Stretch, load_refiner
 from svc.conversion.voice import finished, known_ranges, memory_of
+from svc.conversion.windows import Window
 from svc.devices import precision_dtype, resolve_device
 from svc.errors import ConfigError
 from svc.f0 import F0Predictor
 from svc.f0.voice_range import VoiceRange
 
+FRAME_BYTES = 160_000  # of the usual denoiser: half of them its constants (svc.conversion.refine)
+
 
 @dataclass(frozen=True)
-class DiffusionVoice:
+class DiffusionVoice(OneWindow):
     """Diffusion model, vocoder and what they hear with; a `Backend`.
 
     Attributes:
         listener: encoder and melody detector.
         refiner: the diffusion model with its vocoder.
         ranges: which notes each speaker sings, of those for whom that is known.
+        batch: how many frames it renders at a time.
     """
 
     listener: Listener
     refiner: Refiner
     ranges: Mapping[str, VoiceRange] = field(default_factory=dict)
+    batch: BatchSize = field(default_factory=BatchSize)
 
     @property
     def speakers(self) -> Mapping[str, int]:
@@ -93,19 +99,42 @@ class DiffusionVoice:
         self.listener.check_options(options, singers)
         self.refiner.check_options(options, singers, alone=True)
 
+    @property
+    def batch_frames(self) -> int:
+        """See `Backend.batch_frames`."""
+        return 0 if self.compat else self.batch.frames
+
+    def render_many(
+        self, windows: Sequence[Window], speaker: int, options: InferOptions
+    ) -> list[FloatArray]:
+        """Convert several stretches; see `Backend.render_many`."""
+        batch = BatchSize() if self.compat else self.batch
+        return batch.render(
+            [window.wav.size // self.hop_length for window in windows],
+            lambda group: self._render([windows[index] for index in group], speaker, options),
+            self.give_back,
+        )
+
     @torch.inference_mode()
-    def render(
-        self,
-        window: FloatArray,
-        speaker: int | FloatArray,
-        options: InferOptions,
-        track: F0Track | None = None,
-    ) -> FloatArray:
-        """Convert one stretch; see `Backend.render`."""
-        heard = self.listener.hear(window, speaker, options, track)
-        volume = self.listener.volume(heard.source)
-        wav = self.refiner.sing(heard.units, heard.f0, volume, speaker, options)
-        return finished(wav, heard.source, self.sampling_rate, options)
+    def _render(
+        self, windows: Sequence[Window], speaker: int, options: InferOptions
+    ) -> list[FloatArray]:
+        """Convert stretches in one batch."""
+        listener = self.listener
+        heard = listener.hear_many(windows, speaker, options)
+        stretches = [
+            Stretch(
+                one.units,
+                one.f0,
+                listener.volume(one.source),
+                speaker if window.weights is None else window.weights,
+            )
+            for window, one in zip(windows, heard)
+        ]
+        return [
+            finished(wav, one, self.sampling_rate, self.hop_length, options)
+            for wav, one in zip(self.refiner.sing_many(stretches, options), heard)
+        ]
 
     @property
     def give_back(self) -> Callable[[], None]:
@@ -152,4 +181,9 @@ def load_diffusion_voice(diffusion: DiffusionChoice, choice: HearingChoice) -> D
         choice.compat,
         load_timbre(facts, choice, device),
     )
-    return DiffusionVoice(listener, refiner, known_ranges(diffusion.model, diffusion_ranges))
+    return DiffusionVoice(
+        listener,
+        refiner,
+        known_ranges(diffusion.model, diffusion_ranges),
+        BatchSize.usual(device, FRAME_BYTES),
+    )

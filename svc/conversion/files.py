@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from svc.atomic import make_folder, output_error
-from svc.audio.io import open_audio
-from svc.conversion.channels import check_channels, lost_in_mono, mix_down
+from svc.conversion.channels import check_channels
+from svc.conversion.chunks import FloatArray
+from svc.conversion.claims import Claim
 from svc.conversion.converter import Converter
+from svc.conversion.file_source import FileSource, SongFacts
 from svc.conversion.jobs import Job, Outcome, skipped
 from svc.conversion.manifest import RunFacts
-from svc.conversion.results import ResultOptions, shape_result
-from svc.errors import OutputError, SvcError
+from svc.conversion.options import InferOptions
+from svc.conversion.result_stream import Written, write_result
+from svc.conversion.results import ResultOptions
+from svc.conversion.sharding import SharedRun
+from svc.errors import AudioError, OutputError, SvcError
 from svc.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
@@ -49,6 +53,7 @@ def convert_files(
     progress: Progress | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
     on_key: Callable[[str], None] | None = None,
+    share: SharedRun | None = None,
 ) -> list[Outcome]:
     """Convert and write every job; what is wrong with one file is recorded and the next one is
     taken.
@@ -64,46 +69,69 @@ def convert_files(
         progress: called as ``(percent done, 100 * jobs, name)``.
         on_outcome: called after each job.
         on_key: called with a line about each transposition that was chosen, before it is sung.
+        share: the same jobs are done by other processes, too; None = by this one alone.
+            `on_outcome` is called for those that are done here.
 
     Returns:
-        One outcome per job, in order.
+        One outcome per job, in order, whoever has done it.
+
+    Raises:
+        OutputError: a result cannot be written, and others go on with the jobs.
     """
     report = progress or silent
     work = _Work(converter, results or ResultOptions(), run, skip_existing, on_key)
     outcomes: list[Outcome] = []
     stop = ""
-    for index, job in enumerate(jobs):
-        name = job.source.shown
 
-        def share(
-            done: int, total: int, what: str, first: int = 100 * index, name: str = name
-        ) -> None:
-            del what
-            report(first + 100 * done // max(total, 1), 100 * len(jobs), name)
+    def share_of(first: int, name: str) -> Progress:
+        def tell(done: int, total: int, what: str) -> None:
+            text = f"{name} {what}" if what else name
+            report(first + 100 * done // max(total, 1), 100 * len(jobs), text)
 
-        error_text = ""
-        outcome = None
-        if stop:
-            error_text = f"not tried: {stop}"
-        else:
-            try:
-                outcome = work.convert(job, share)
-            except OutputError as error:
-                error_text = str(error)
-                stop = "the result before it could not be written"
-            except SvcError as error:
-                error_text = str(error)
-            except Exception as error:
-                # A fault of ours: tell, keep the traceback, and save the rest of the batch.
-                logger.error("%s: unexpected error", job.source.path, exc_info=True)
-                error_text = f"unexpected {type(error).__name__}: {error} (please report it)"
-        if outcome is None:
-            outcome = Outcome(name, job.speaker, error=error_text, source=job.source.path)
-        share(1, 1, "")
-        outcomes.append(outcome)
+        return tell
+
+    def settle(outcome: Outcome) -> Outcome:
         if on_outcome is not None:
             on_outcome(outcome)
+        return outcome
+
+    if share is not None:
+        n_done = 0
+
+        def count(settled: int) -> None:
+            nonlocal n_done
+            n_done = settled
+            report(100 * settled, 100 * len(jobs), "")
+
+        def attempt(index: int, claim: Claim) -> Outcome | None:
+            job = jobs[index]
+            try:
+                outcome = work.attempt(job, share_of(100 * n_done, job.source.shown), claim)
+            except OutputError as error:
+                # Others may have room; they try it, too.
+                settle(_failed(job, str(error)))
+                raise
+            return None if outcome is None else settle(replace(outcome, worker=share.member.name))
+
+        return share.go_through(attempt, count)
+    for index, job in enumerate(jobs):
+        tell = share_of(100 * index, job.source.shown)
+        if stop:
+            outcome: Outcome | None = _failed(job, f"not tried: {stop}")
+        else:
+            try:
+                outcome = work.attempt(job, tell)
+            except OutputError as error:
+                outcome = _failed(job, str(error))
+                stop = "the result before it could not be written"
+        tell(1, 1, "")
+        if outcome is not None:
+            outcomes.append(settle(outcome))
     return outcomes
+
+
+def _failed(job: Job, why: str) -> Outcome:
+    return Outcome(job.source.shown, job.speaker, error=why, source=job.source.path)
 
 
 @dataclass(frozen=True)
@@ -117,25 +145,46 @@ class _Work:
     on_key: Callable[[str], None] | None
     checked: set[tuple[str, int, int]] = field(default_factory=set)
 
-    def convert(self, job: Job, progress: Progress) -> Outcome:
+    def attempt(self, job: Job, progress: Progress, claim: Claim | None = None) -> Outcome | None:
+        """Do a job; what is wrong with it is a part of the outcome.
+
+        Returns:
+            What became of it; None = the claim has gone to somebody else meanwhile.
+
+        Raises:
+            OutputError: its result cannot be written, as probably no other one.
+        """
+        try:
+            return self.convert(job, progress, claim)
+        except OutputError:
+            raise
+        except SvcError as error:
+            return _failed(job, str(error))
+        except Exception as error:
+            # A fault of ours: tell, keep the traceback, and save the rest of the batch.
+            logger.error("%s: unexpected error", job.source.path, exc_info=True)
+            text = f"unexpected {type(error).__name__}: {error} (please report it)"
+            return _failed(job, text)
+
+    def convert(self, job: Job, progress: Progress, claim: Claim | None = None) -> Outcome | None:
+        """Take a job from file to file; see `attempt`."""
         clock = _Clock()
         before = (0, 0) if self.run is None else self.run.features_asked()
         name, path = job.source.shown, job.source.path
-        with open_audio(path) as song:
-            sr = song.sr
-            self._check(job.output, sr, song.channels)
-            channels = np.concatenate(list(song.blocks(mono=False)), axis=1)
-            tags = song.tags() if self.results.tags else {}
-        wav = mix_down(channels)
-        voice_sr = self.converter.sampling_rate
-        lost = lost_in_mono(channels)
-        if lost is not None:
+        source = FileSource.of(path, tags=self.results.tags)
+        self._check(job.output, source.sr, source.n_channels)
+        song = SongFacts.of(source, job.options.slice_db, self.results.channels)
+        if song.lost_in_mono is not None:
             logger.warning(
-                "%s: its channels cancel each other, the voice hears %.0f dB", name, lost
+                "%s: its channels cancel each other, the voice hears %.0f dB",
+                name,
+                song.lost_in_mono,
             )
         clock.mark("read")
         singer = job.speaker if job.mix is None else job.mix
-        key = self.converter.fit_key(wav, sr, singer, job.options, f0=job.curve)
+        key = self.converter.fit_key(
+            song.source, singer, job.options, f0=job.curve, survey=song.survey
+        )
         if key.chosen and self.on_key is not None:
             self.on_key(f"{name} for {job.speaker}: {key.chosen}")
         if key.warning:
@@ -144,15 +193,15 @@ class _Work:
         if self.skip_existing and output.is_file():
             return skipped(job, output)
         clock.mark("choose_key")
-        converted = self.converter.convert(
-            wav, sr, singer, key.options, f0=job.curve, progress=progress
-        )
-        clock.mark("convert")
-        rate = self.results.rate_of(output, voice_sr, sr)
-        made = shape_result(converted, voice_sr, rate, channels, sr, self.results.channels)
-        self.results.write(output, made, rate, tags)
-        clock.mark("write")
-        seconds = channels.shape[1] / sr
+        target = output if claim is None else claim.stage(output)
+        try:
+            made = self._sing(job, song, key.options, target, clock, progress)
+        except (AudioError, OutputError) as error:
+            raise type(error)(str(error).replace(str(target), str(output))) from error
+        if claim is not None and not claim.publish(target, output):
+            logger.warning("%s: another process has taken it over", name)
+            return None
+        seconds = song.seconds
         manifest = None
         if self.run is not None:
             after = self.run.features_asked()
@@ -160,11 +209,15 @@ class _Work:
                 "speaker": job.speaker if job.mix is None else job.mix.what,
                 "options": key.options,
                 "output": self.results,
-                "source": {"seconds": seconds, "sampling_rate": sr, "channels": len(channels)},
+                "source": {
+                    "seconds": seconds,
+                    "sampling_rate": source.sr,
+                    "channels": source.n_channels,
+                },
                 "result": {
-                    "seconds": made.shape[1] / rate,
-                    "sampling_rate": rate,
-                    "channels": len(made),
+                    "seconds": made.n_samples / made.sr,
+                    "sampling_rate": made.sr,
+                    "channels": made.n_channels,
                 },
                 "timings": {
                     **clock.marks,
@@ -185,6 +238,48 @@ class _Work:
             manifest=manifest,
         )
 
+    def _sing(
+        self,
+        job: Job,
+        song: SongFacts,
+        options: InferOptions,
+        output: Path,
+        clock: _Clock,
+        progress: Progress,
+    ) -> Written:
+        """Sing a song into its file, which is there whole or not at all."""
+        converter = self.converter
+        singer = job.speaker if job.mix is None else job.mix
+        voice_sr = converter.sampling_rate
+        n_converted = converter.output_length(song.survey.n_samples, song.source.sr)
+        with contextlib.closing(
+            converter.stream(song.source, singer, options, f0=job.curve, survey=song.survey)
+        ) as stream:
+            parts: Iterable[FloatArray] = stream
+            if converter.voice.compat:  # its length is the original's
+                parts = list(stream)
+                n_converted = sum(part.size for part in parts)
+            rate = self.results.rate_of(output, voice_sr, song.source.sr)
+
+            def sung() -> Iterator[FloatArray]:
+                done = 0
+                clock.mark("write")
+                for part in parts:
+                    clock.mark("convert")
+                    yield part
+                    done += part.size
+                    at, end = done // voice_sr, n_converted // voice_sr
+                    progress(done, n_converted, f"{at} of {end} s")
+                    clock.mark("write")
+                song.source.check_unchanged()
+                clock.mark("convert")
+
+            made = write_result(
+                output, sung(), voice_sr, rate, song, self.results, n_converted=n_converted
+            )
+        clock.mark("write")
+        return made
+
     def _check(self, output: Path, sr: int, n_channels: int) -> None:
         """Find out before the work whether the result can be written."""
         check_channels(n_channels, self.results.channels)
@@ -195,15 +290,17 @@ class _Work:
 
 
 class _Clock:
-    """Seconds of the parts of a job."""
+    """Seconds of the parts of a job, each of which may come several times."""
 
     def __init__(self) -> None:
         self._start = self._last = time.perf_counter()
         self.marks: dict[str, float] = {}
 
     def mark(self, part: str) -> None:
+        """Add the time since the last mark to a part."""
         now = time.perf_counter()
-        self.marks[part], self._last = now - self._last, now
+        self.marks[part] = self.marks.get(part, 0.0) + now - self._last
+        self._last = now
 
     @property
     def total(self) -> float:

@@ -47,6 +47,7 @@ class Outcome:
         source: the input's path; None = there is no such file.
         skipped: the result was there already.
         manifest: written beside the result.
+        worker: which of the processes that share the work has done it; "" = nobody shares it.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Outcome:
     source: Path | None = None
     skipped: bool = False
     manifest: Path | None = None
+    worker: str = ""
 
     @property
     def real_time_factor(self) -> float | None:

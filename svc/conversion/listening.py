@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +15,10 @@ from svc.audio.loudness import frame_volume
 from svc.audio.pitch import F0Track, transpose
 from svc.audio.resample import sinc_resample
 from svc.config import check_encoder_width, encoder_paths
-from svc.conversion.chunks import FloatArray
 from svc.conversion.options import HearingChoice, InferOptions
 from svc.conversion.speakers import find_speaker
 from svc.conversion.weights_used import encoder_files, predictor_files
+from svc.conversion.windows import Window
 from svc.errors import ConfigError
 from svc.f0 import F0Predictor, build_f0_predictor
 from svc.f0.remember import RememberingPredictor
@@ -92,24 +92,49 @@ class Listener:
                     f"(id {speaker_id}); make it again with this voice's data set, or run without -cr"
                 )
 
-    def hear(
+    def hear_many(
+        self, windows: Sequence[Window], speaker: int, options: InferOptions
+    ) -> list[Heard]:
+        """Listen to several stretches; arguments as of `Backend.render_many`.
+
+        Melodies come with the windows, or are asked for together; units are encoded together, in
+        batches that suit the encoder. A stretch is heard as if alone, the rounding of its units apart:
+        one unit in a million may find another of two neighbours that are equally near.
+        """
+        tracks = self._tracks(windows)
+        sources = [torch.from_numpy(window.wav).to(self.device) for window in windows]
+        return [
+            self._heard(window, source, units, track, speaker, options)
+            for window, source, units, track in zip(windows, sources, self.encode(sources), tracks)
+        ]
+
+    def _tracks(self, windows: Sequence[Window]) -> list[F0Track]:
+        """Melodies of all windows; what none came with is asked of the predictor."""
+        without = [window.wav for window in windows if window.track is None]
+        if without and self.f0_predictor is None:
+            raise ValueError("this voice has no F0 predictor: give a pitch curve")
+        found: list[F0Track] = []
+        if len(without) == 1 and self.f0_predictor is not None:
+            found = [self.f0_predictor(without[0])]
+        elif without and self.f0_predictor is not None:
+            found = self.f0_predictor.track_batch(without)
+        ahead = iter(found)
+        return [next(ahead) if window.track is None else window.track for window in windows]
+
+    def _heard(
         self,
-        window: FloatArray,
-        speaker: int | FloatArray,
+        window: Window,
+        source: Tensor,
+        units: Tensor,
+        track: F0Track,
+        speaker: int,
         options: InferOptions,
-        track: F0Track | None,
     ) -> Heard:
-        """Listen to one stretch; arguments as of `Backend.render`."""
-        if track is None:
-            if self.f0_predictor is None:
-                raise ValueError("this voice has no F0 predictor: give a pitch curve")
-            track = self.f0_predictor(window)
+        """Put units (1, U, S) on the frames of the melody, drawn towards the voice's own."""
         f0 = torch.from_numpy(transpose(track.f0, options.transpose)).float().to(self.device)[None]
         uv = torch.from_numpy(track.uv).to(self.device)[None]
-        source = torch.from_numpy(window).to(self.device)
-        units = self.encode(source)
         ratio = options.cluster_ratio
-        if self.retriever is None or ratio == 0 or not isinstance(speaker, int):
+        if self.retriever is None or ratio == 0 or window.weights is not None:
             return Heard(source, self._stretch(units, uv), f0, uv)
         # Searched at the encoder's rate, and what is found is stretched like what was heard: to copy
         # after the search equals searching the copies (spec_cluster_index C12).
@@ -120,14 +145,19 @@ class Listener:
         units, found = self._stretch(units, uv), self._stretch(found, uv)
         return Heard(source, units + share * (found - units), f0, uv)
 
-    def encode(self, wav: Tensor) -> Tensor:
-        """Units (1, U, S) of samples (n,) at the voice's rate, at the encoder's frame rate."""
-        heard = sinc_resample(wav, self.sampling_rate, ENCODER_SR).to(self.encoder.device)
-        return self.encoder.encode(heard).to(self.device)
+    def encode(self, wavs: Sequence[Tensor]) -> list[Tensor]:
+        """Units (1, U, S) of each wave, samples (n,) at the voice's rate; at the encoder's frame rate."""
+        heard = [
+            sinc_resample(wav, self.sampling_rate, ENCODER_SR).to(self.encoder.device)
+            for wav in wavs
+        ]
+        if len(heard) == 1:
+            return [self.encoder.encode(heard[0]).to(self.device)]
+        return [units.to(self.device) for units in self.encoder.encode_batch(heard)]
 
-    def encode_again(self, wav: Tensor, uv: Tensor) -> Tensor:
-        """Units (1, U, N) of samples that the voice has made, on the frames of uv (1, N)."""
-        return self._stretch(self.encode(wav), uv)
+    def encode_again(self, wavs: Sequence[Tensor], uvs: Sequence[Tensor]) -> list[Tensor]:
+        """Units (1, U, N) of waves that the voice has made, on the frames of each uv (1, N)."""
+        return [self._stretch(units, uv) for units, uv in zip(self.encode(wavs), uvs)]
 
     def volume(self, wav: Tensor) -> Tensor:
         """Loudness (1, N) of samples (n,)."""

@@ -6,7 +6,7 @@ as between two seeds, and is the same on every run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from svc.audio.pitch import F0Track, transpose
 from svc.audio.resample import sinc_resample_array
 from svc.config import check_f0_predictor, ensemble_members
 from svc.config.bundle import ENCODER, F0_DECODER, SYNTHESIZER, Bundle, f0_graph, read_bundle
+from svc.conversion.backend import OneWindow
 from svc.conversion.cached_hearing import Runs
 from svc.conversion.chunks import FloatArray
 from svc.conversion.onnx_parts import (
@@ -29,7 +30,9 @@ from svc.conversion.onnx_parts import (
     load_graph_refiner,
 )
 from svc.conversion.options import DiffusionChoice, HearingChoice, InferOptions
+from svc.conversion.protection import protect
 from svc.conversion.speakers import find_speaker
+from svc.conversion.windows import Window
 from svc.errors import ConfigError, SvcError
 from svc.f0 import F0Predictor, build_f0_predictor
 from svc.f0.ensemble import EnsemblePredictor
@@ -46,7 +49,7 @@ _WITHOUT_NETS = ("pm", "dio", "harvest", "swift")
 
 
 @dataclass(frozen=True)
-class OnnxVoice:
+class OnnxVoice(OneWindow):
     """The graphs of a voice; a `Backend`.
 
     Attributes:
@@ -113,14 +116,32 @@ class OnnxVoice:
         if self.refiner is not None:
             self.refiner.check_options(options, singers)
 
-    def render(
+    @property
+    def batch_frames(self) -> int:
+        """See `Backend.batch_frames`."""
+        return 0
+
+    def render_many(
+        self, windows: Sequence[Window], speaker: int, options: InferOptions
+    ) -> list[FloatArray]:
+        """Convert several stretches, one after the other; see `Backend.render_many`."""
+        return [
+            self._render(
+                window.wav,
+                speaker if window.weights is None else window.weights,
+                options,
+                window.track,
+            )
+            for window in windows
+        ]
+
+    def _render(
         self,
         window: FloatArray,
         speaker: int | FloatArray,
         options: InferOptions,
         track: F0Track | None = None,
     ) -> FloatArray:
-        """Convert one stretch; see `Backend.render`."""
         if track is None:
             if self.f0_predictor is None:
                 raise ValueError("this voice has no F0 predictor: give a pitch curve")
@@ -157,7 +178,7 @@ class OnnxVoice:
             wav = match_envelope_array(window, sr, wav, sr, options.loudness_envelope)
         if not np.isfinite(wav).all():
             raise SvcError("the exported voice produced NaN: export an earlier checkpoint")
-        return wav
+        return protect(wav, window, track.uv, hop, sr, options)
 
     @property
     def give_back(self) -> Callable[[], None]:

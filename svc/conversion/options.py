@@ -54,6 +54,8 @@ class InferOptions:
     second_encoding: bool = False  # diffusion hears the voice's own result (-se)
     enhancer_key: int = 0  # semitones by which the enhancer hears the result lower (-eak)
     loudness_envelope: float = 1.0  # 1 = keep the model's loudness, 0 = impose the source's (-lea)
+    keep_breath: float = 0.0  # share of the source's own sound in breaths (--keep_breath)
+    keep_unvoiced: float = 0.0  # the same in consonants without voice (--keep_unvoiced)
     max_chunk_seconds: float | None = None  # longest stretch without a cut; 0 = unlimited,
     # None = what the speech encoder is at home with: bounds memory, keeps units as in training
     seed: int = DEFAULT_SEED
@@ -81,6 +83,8 @@ class InferOptions:
             raise ConfigError(f"-ks/--k_step is {self.k_step}: give a whole number from 1 up")
         _check("-eak/--enhancer_adaptive_key", self.enhancer_key, -24, 24, "semitones")
         _check("-lea/--loudness_envelope_adjustment", self.loudness_envelope, 0.0, 1.0)
+        _check("--keep_breath", self.keep_breath, 0.0, 1.0)
+        _check("--keep_unvoiced", self.keep_unvoiced, 0.0, 1.0)
         longest = self.max_chunk_seconds or 0.0
         _check("--max_chunk", longest, 0.0, 3600.0, "seconds")
         if self.crossfade_retain == 0.0:

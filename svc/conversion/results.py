@@ -102,9 +102,13 @@ class ResultOptions:
             AudioError: it holds NaN, or see `check`.
             OutputError: it cannot be written.
         """
-        kept = {**tags, "software": SOFTWARE} if self.tags else {}
+        kept = self.tags_of(tags)
         with AudioWriter(path, sr, len(wav), bit_depth=self.bit_depth, tags=kept) as writer:
             writer.write(wav)
+
+    def tags_of(self, tags: Mapping[str, str]) -> dict[str, str]:
+        """Return the tags of a result, from those of its song."""
+        return {**tags, "software": SOFTWARE} if self.tags else {}
 
 
 def shape_result(
@@ -136,13 +140,30 @@ def shape_result(
         wav = wav[: resampled_length(n_source, source_sr, sr)]
     placed = place(wav, sr, channels, source_sr, mode)
     if len(placed) > 1 and placed.size:
-        # A singer far on one side is louder there than a mono result; that is no clipping of ours.
-        most = max(1.0, float(np.abs(wav).max()))
-        peak = float(np.abs(placed).max())
-        if peak > most:
-            logger.warning(
-                "turned down by %.1f dB: one channel would be louder than full scale",
-                20 * np.log10(peak / most),
-            )
-            placed *= np.float32(most / peak)
+        gain = gain_of(float(np.abs(placed).max()), float(np.abs(wav).max()))
+        if gain is not None:
+            placed *= gain
     return placed
+
+
+def gain_of(peak: float, mono_peak: float) -> np.float32 | None:
+    """Return by what a result with several channels is multiplied, and tell of it.
+
+    A singer far on one side is louder there than a mono result; that is no clipping of ours.
+
+    Args:
+        peak: of the channels.
+        mono_peak: of what the voice has sung.
+
+    Returns:
+        A factor below 1; None = it stays as it is.
+    """
+    most = max(1.0, mono_peak)
+    if peak <= most:
+        return None
+    logger.warning(
+        "turned down by %.1f dB: one channel would be louder than full scale",
+        20 * np.log10(peak / most),
+    )
+    gain: np.float32 = np.float32(most / peak)
+    return gain

@@ -1,30 +1,41 @@
 """Going through a song: its stretches one after the other into a model, and the results into one
 wav.
+
+    survey     |song read once: how long it is, where it is silent|
+    read       |  resampled, cut into pieces at quiet places |...
+    f0           | ahead, in another thread |...
+    nets            | group of windows |...
+    join               | parts of the result, in order |...
+
+What is in memory of the song is what the windows from the present one to the next cuts hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from svc.audio.pitch import F0Track
-from svc.audio.resample import resample, resampled_length
-from svc.audio.slicer import Segment, Slicer
+from svc.conversion.ahead import runs_beside, with_tracks
 from svc.conversion.assembly import Assembler
-from svc.conversion.backend import Backend
-from svc.conversion.chunks import FloatArray, plan_pieces
+from svc.conversion.backend import Backend, out_of_memory
+from svc.conversion.chunks import FloatArray, count_pieces, plan_pieces, sung_parts
 from svc.conversion.compat import Call, plan_calls, render_calls
+from svc.conversion.grouping import in_groups, longest_first
 from svc.conversion.options import InferOptions
+from svc.conversion.sources import SongReader, SongSource
 from svc.conversion.speaker_mix import SpeakerMix, total_frames
-from svc.conversion.windows import Window
+from svc.conversion.survey import Survey
+from svc.conversion.windows import Stretch, Window
 from svc.errors import DeviceError
 from svc.f0.curve import FrameGrid, cut, cut_at
 from svc.progress import Progress
 
-Render = Callable[[Window], FloatArray]
-"""``render(window) -> wav (n // hop_length * hop_length,)``, at the model's rate."""
+Render = Callable[[Sequence[Window]], list[FloatArray]]
+"""``render(windows) -> wavs (n // hop_length * hop_length,)``, at the model's rate."""
 
 
 @dataclass(frozen=True)
@@ -32,50 +43,64 @@ class Song:
     """A checked song.
 
     Attributes:
-        wav: float32 (T,).
-        sr: its rate, Hz.
+        source: its samples.
+        survey: of the source.
         f0: its pitch curve on the frames of the model; None = there is none.
         mix: who sings when; None = one speaker.
     """
 
-    wav: FloatArray
-    sr: int
+    source: SongSource
+    survey: Survey
     f0: F0Track | None = None
     mix: SpeakerMix | None = None
 
 
 def render_song(
-    voice: Backend, song: Song, options: InferOptions, render: Render, report: Progress
-) -> FloatArray:
-    """Cut a song into stretches, render each and join them.
+    voice: Backend,
+    song: Song,
+    options: InferOptions,
+    render: Render,
+    report: Progress,
+    *,
+    listens_ahead: bool = True,
+) -> Generator[FloatArray, None, None]:
+    """Cut a song into stretches, render them and join them.
 
     Args:
-        voice: gives rate, hop and the way of cutting; `render` is not taken from it.
+        voice: gives rate, hop, the way of cutting and how much is rendered together; `render_many`
+            is not taken from it.
         song: what to go through.
         options: everything about cutting and joining is used.
         render: the model.
         report: called after each stretch as ``(done, stretches, "")``.
+        listens_ahead: let the voice's predictor find the pitch of the next windows while `render`
+            works.
 
-    Returns:
-        float32, as `Converter.convert` says.
+    Yields:
+        Parts of the result, as `Converter.stream` says.
 
     Raises:
+        AudioError: the song is not as long as its survey says.
         DeviceError: out of memory.
         SvcError: what `render` raises.
     """
-    slicer = Slicer(song.sr, threshold_db=options.slice_db)
-    segments = slicer.slice(song.wav) if song.wav.size else []
+    with _memory_told(voice.where):
+        if voice.compat:
+            yield from _as_the_original(voice, song, options, render, report)
+        else:
+            yield from _by_pieces(voice, song, options, render, report, listens_ahead)
+
+
+@contextmanager
+def _memory_told(where: str) -> Iterator[None]:
+    """Say what to do when the memory of a device is full."""
     try:
-        way = _as_the_original if voice.compat else _by_pieces
-        return way(voice, song, segments, options, render, report)
+        yield
     except (RuntimeError, MemoryError) as error:
-        # On the CPU torch reports it as a plain RuntimeError of its allocator, on an accelerator by
-        # an error of its own, which cannot be named where there is no torch.
-        names = {kind.__name__ for kind in type(error).__mro__}
-        if not names & {"OutOfMemoryError", "MemoryError"} and "allocate memory" not in str(error):
+        if not out_of_memory(error):
             raise
         raise DeviceError(
-            f"out of memory on {voice.where}: render shorter stretches with -cl 10, or "
+            f"out of memory on {where}: render shorter stretches with -cl 10, or "
             "choose another device with -d"
         ) from error
 
@@ -83,80 +108,113 @@ def render_song(
 def _by_pieces(
     voice: Backend,
     song: Song,
-    segments: Sequence[Segment],
     options: InferOptions,
     render: Render,
     report: Progress,
-) -> FloatArray:
-    sr, hop = voice.sampling_rate, voice.hop_length
-    n_samples = resampled_length(song.wav.size, song.sr, sr)
-    assembler = Assembler(n_samples)
-    if all(segment.silent for segment in segments):
-        return assembler.song
-    source = resample(song.wav, song.sr, sr)
+    listens_ahead: bool,
+) -> Iterator[FloatArray]:
+    reader = SongReader(song.source, song.survey.n_samples, voice.sampling_rate)
+    assembler = Assembler(reader.n_samples)
+    if song.survey.is_silent:
+        yield from assembler.finish()
+        return
     if options.max_chunk_seconds is None:
         heard = voice.usual_seconds - 2 * options.pad_seconds
         options = replace(options, max_chunk_seconds=max(1.0, heard))
-    pieces = plan_pieces(segments, source, song.sr, sr, options)
+    hop, predictor = voice.hop_length, voice.f0_predictor
+    segments, rates = song.survey.segments, (song.source.sr, voice.sampling_rate)
+    n_pieces = count_pieces(segments, reader.n_samples, *rates, options)
+    done = 0
+    report(done, n_pieces, "")
+    with ExitStack() as stack:
+        stretches = _stretches(reader, song, options, voice)
+        if listens_ahead and predictor is not None and runs_beside(predictor):
+            ahead = with_tracks(stretches, predictor, lambda: voice.batch_frames * hop)
+            # Closed whatever happens: a traceback would keep its thread alive.
+            stretches = stack.enter_context(closing(ahead))
+        for group in in_groups(
+            stretches, lambda one: one.window.wav.size // hop, lambda: voice.batch_frames
+        ):
+            windows = [stretch.window for stretch in group]
+            for stretch, wav in zip(group, longest_first(windows, render), strict=True):
+                yield from assembler.add(stretch.piece, stretch.part(wav))
+                done += 1
+                report(done, n_pieces, "")
+    yield from assembler.finish()
+
+
+def _stretches(
+    reader: SongReader, song: Song, options: InferOptions, voice: Backend
+) -> Iterator[Stretch]:
+    """Read a song and yield what the model is given of it, in order."""
+    sr, hop = voice.sampling_rate, voice.hop_length
     context = round(options.pad_seconds * sr)
-    for done, piece in enumerate(pieces):
-        report(done, len(pieces), "")
+    n_frames = max(1, reader.n_samples // hop)
+    rates = song.source.sr, sr
+    parts = sung_parts(song.survey.segments, reader.n_samples, *rates)
+    needed = next((start for start, _ in parts), reader.n_samples)  # by the next piece
+    reader.forget(needed - context - hop)
+    for piece in plan_pieces(song.survey.segments, reader.take, reader.n_samples, *rates, options):
         begin, length = piece.window(context, hop)
         first, count = begin // hop, length // hop
-        window = Window(
-            _cut(source, begin, length),
-            None if song.f0 is None else cut(song.f0, first, count),
-            None
-            if song.mix is None
-            else song.mix.rows(first, count, max(1, n_samples // hop), frame_seconds=hop / sr),
-        )
-        rendered = render(window)
-        assembler.add(piece, rendered[piece.start - begin : piece.end - begin])
-    report(len(pieces), len(pieces), "")
-    return assembler.song
+        weights = None
+        if song.mix is not None:
+            weights = song.mix.rows(first, count, n_frames, frame_seconds=hop / sr)
+        track = None if song.f0 is None else cut(song.f0, first, count)
+        wav = reader.take(begin, begin + length)
+        if piece.joins_next:
+            needed = piece.end - piece.fade_out
+        else:  # however long the silence is, nothing of it is kept
+            needed = next((start for start, _ in parts if start >= piece.end), reader.n_samples)
+        reader.forget(needed - context - hop)
+        yield Stretch(Window(wav, track, weights), begin, piece)
 
 
 def _as_the_original(
     voice: Backend,
     song: Song,
-    segments: Sequence[Segment],
     options: InferOptions,
     render: Render,
     report: Progress,
-) -> FloatArray:
+) -> Iterator[FloatArray]:
+    """Go through a song as so-vits-svc 4.1 does, which needs the whole of it in memory."""
     import torch
 
     from svc.audio.resample import sinc_resample
 
+    source_sr, segments = song.source.sr, song.survey.segments
+    wav = np.concatenate([np.zeros(0, "f4"), *(block.copy() for block in song.source.blocks())])
     sr, hop = voice.sampling_rate, voice.hop_length
     grid = FrameGrid(sr, hop)
-    calls = plan_calls(segments, song.sr, sr, hop, options)
+    calls = plan_calls(segments, source_sr, sr, hop, options)
     voiced = [call for call in calls if not call.silent]
     weights = None
     if song.mix is not None:
-        total = total_frames(segments, song.sr, sr, hop, options)
-        weights = song.mix.compat_weights(total, seconds=song.wav.size / song.sr)
+        total = total_frames(segments, source_sr, sr, hop, options)
+        weights = song.mix.compat_weights(total, seconds=wav.size / source_sr)
     ahead = iter(voiced)
     done = 0
 
     def render_call(padded: FloatArray, first_frame: int) -> FloatArray:
         nonlocal done
         call = next(ahead)
-        source = sinc_resample(torch.from_numpy(padded), song.sr, sr).numpy()
+        source = sinc_resample(torch.from_numpy(padded), source_sr, sr).numpy()
         if source.size < hop:
             return np.zeros(0, dtype=np.float32)
         n_frames = source.size // hop
         window = Window(
             source,
-            None if song.f0 is None else _cut_call(song.f0, call, n_frames, song.sr, grid),
+            None if song.f0 is None else _cut_call(song.f0, call, n_frames, source_sr, grid),
             None if weights is None else _rows(weights, first_frame, n_frames),
         )
-        rendered = render(window)
+        (rendered,) = render([window])
         done += 1
         report(done, len(voiced), "")
         return rendered
 
-    return render_calls(song.wav, calls, render_call, song.sr, sr, options)
+    made = render_calls(wav, calls, render_call, source_sr, sr, options)
+    if made.size:
+        yield made
 
 
 def _rows(weights: FloatArray, first: int, count: int) -> FloatArray:
@@ -164,14 +222,6 @@ def _rows(weights: FloatArray, first: int, count: int) -> FloatArray:
     at = np.clip(np.arange(first, first + count), 0, len(weights) - 1)
     rows: FloatArray = weights[at]
     return rows
-
-
-def _cut(source: FloatArray, begin: int, length: int) -> FloatArray:
-    """Return `source[begin:begin + length]` with zeros where that is outside the song."""
-    window = np.zeros(length, dtype=np.float32)
-    low, high = max(begin, 0), min(begin + length, source.size)
-    window[low - begin : high - begin] = source[low:high]
-    return window
 
 
 def _cut_call(f0: F0Track, call: Call, n_frames: int, sr: int, grid: FrameGrid) -> F0Track:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from svc.audio.loudness import match_envelope
-from svc.audio.pitch import F0Track
 from svc.config import check_encoder_width, load_config
+from svc.conversion.backend import OneWindow
+from svc.conversion.batches import BatchSize, bytes_of_frame
 from svc.conversion.chunks import FloatArray
 from svc.conversion.listening import (
     OWN_ENCODER,
+    Heard,
     HearingFacts,
     Listener,
     load_encoder,
@@ -24,6 +26,8 @@ from svc.conversion.listening import (
     load_timbre,
 )
 from svc.conversion.options import DiffusionChoice, HearingChoice, InferOptions
+from svc.conversion.protection import protect
+from svc.conversion.windows import Window
 from svc.devices import precision_dtype, resolve_device
 from svc.errors import ConfigError, SvcError
 from svc.f0 import F0Predictor
@@ -31,6 +35,7 @@ from svc.f0.range_files import find_ranges
 from svc.f0.voice_range import VoiceRange
 from svc.speech import SpeechEncoder
 from svc.synthesizer import Synthesizer, load_synthesizer
+from svc.synthesizer.inference import Clip
 
 if TYPE_CHECKING:
     from svc.conversion.refine import Refiner
@@ -41,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Voice:
+class Voice(OneWindow):
     """The models of one voice and the facts of its config that conversion needs.
 
     Attributes:
@@ -58,6 +63,7 @@ class Voice:
         retriever: clusters or index of the voice's own units; None = there is none.
         refiner: diffusion model and vocoder that go over the result; None = there are none.
         enhancer: vocoder that sings the result again; None = there is none.
+        batch: how many frames it renders at a time.
 
     Raises:
         ConfigError: the encoder's units do not have the width the voice was trained on.
@@ -75,6 +81,7 @@ class Voice:
     retriever: UnitRetriever | None = None
     refiner: Refiner | None = None
     enhancer: Enhancer | None = None
+    batch: BatchSize = field(default_factory=BatchSize)
 
     def __post_init__(self) -> None:
         check_encoder_width(
@@ -131,47 +138,89 @@ class Voice:
         """See `Backend.give_back`."""
         return memory_of(self.device)
 
+    @property
+    def batch_frames(self) -> int:
+        """See `Backend.batch_frames`."""
+        return 0 if self.compat else self.batch.frames
+
+    def render_many(
+        self, windows: Sequence[Window], speaker: int, options: InferOptions
+    ) -> list[FloatArray]:
+        """Convert several stretches; see `Backend.render_many`.
+
+        With `compat` one by one: the original's arithmetic is that of lone stretches.
+        """
+        batch = BatchSize() if self.compat else self.batch
+        return batch.render(
+            [window.wav.size // self.hop_length for window in windows],
+            lambda group: self._render([windows[index] for index in group], speaker, options),
+            self.give_back,
+        )
+
     @torch.inference_mode()
-    def render(
-        self,
-        window: FloatArray,
-        speaker: int | FloatArray,
-        options: InferOptions,
-        track: F0Track | None = None,
-    ) -> FloatArray:
-        """Convert one stretch; see `Backend.render`."""
+    def _render(
+        self, windows: Sequence[Window], speaker: int, options: InferOptions
+    ) -> list[FloatArray]:
+        """Convert stretches in one batch."""
         listener = self.listener
-        heard = listener.hear(window, speaker, options, track)
-        volume = listener.volume(heard.source) if self.synthesizer.has_volume else None
-        mixed = not isinstance(speaker, int)
-        made, f0 = self.synthesizer.infer(
-            heard.units,
-            heard.f0,
-            heard.uv,
-            None if mixed else torch.tensor([speaker], device=self.device),
-            speaker_mix=torch.from_numpy(speaker).to(self.device) if mixed else None,
+        heard = listener.hear_many(windows, speaker, options)
+        singers = [speaker if window.weights is None else window.weights for window in windows]
+        volumes: list[Tensor | None] = [
+            listener.volume(one.source) if self.synthesizer.has_volume else None for one in heard
+        ]
+        sung = self.synthesizer.infer_many(
+            [
+                Clip(one.units, one.f0, one.uv, self._singer(singer), volume)
+                for one, singer, volume in zip(heard, singers, volumes)
+            ],
             noise_scale=options.noise_scale,
             seed=options.seed,
             predict_f0=options.auto_f0,
-            volume=volume,
         )
-        wav = made[0, 0].float()
+        wavs = [wav.float() for wav, _ in sung]
+        melodies = [f0 for _, f0 in sung]
         if self.refiner is not None:
-            units = heard.units
+            from svc.conversion.refine import Stretch  # where there is a refiner, it is loaded
+
+            units = [one.units for one in heard]
             if options.second_encoding:
-                units = listener.encode_again(wav, heard.uv)
-            loud = listener.volume(wav) if volume is None else volume
-            wav = self.refiner.sing(units, f0.float(), loud, speaker, options, wav=wav)
-        if self.enhancer is not None:
-            wav = self.enhancer(
-                wav,
-                self.sampling_rate,
-                f0[0],
-                self.hop_length,
-                adaptive_key=options.enhancer_key,
-                generator=torch.Generator().manual_seed(options.seed),
+                units = listener.encode_again(wavs, [one.uv for one in heard])
+            loud = [
+                listener.volume(wav) if volume is None else volume
+                for wav, volume in zip(wavs, volumes)
+            ]
+            wavs = self.refiner.sing_many(
+                [
+                    Stretch(content, f0.float(), volume, singer, wav)
+                    for content, f0, volume, singer, wav in zip(
+                        units, melodies, loud, singers, wavs
+                    )
+                ],
+                options,
             )
-        return finished(wav, heard.source, self.sampling_rate, options)
+        if self.enhancer is not None:
+            wavs = [self._enhanced(wav, f0[0], options) for wav, f0 in zip(wavs, melodies)]
+        return [
+            finished(wav, one, self.sampling_rate, self.hop_length, options)
+            for wav, one in zip(wavs, heard)
+        ]
+
+    def _singer(self, speaker: int | FloatArray) -> int | Tensor:
+        """Who sings a window, as the net takes it."""
+        return speaker if isinstance(speaker, int) else torch.from_numpy(speaker).to(self.device)
+
+    def _enhanced(self, wav: Tensor, f0: Tensor, options: InferOptions) -> Tensor:
+        """Let the enhancer sing (n,) samples again, if there is one; f0 (N,) Hz is their melody."""
+        if self.enhancer is None:
+            return wav
+        return self.enhancer(
+            wav,
+            self.sampling_rate,
+            f0,
+            self.hop_length,
+            adaptive_key=options.enhancer_key,
+            generator=torch.Generator().manual_seed(options.seed),
+        )
 
 
 def memory_of(device: torch.device) -> Callable[[], None]:
@@ -179,21 +228,27 @@ def memory_of(device: torch.device) -> Callable[[], None]:
     return torch.cuda.empty_cache if device.type == "cuda" else lambda: None
 
 
-def finished(wav: Tensor, source: Tensor, sr: int, options: InferOptions) -> FloatArray:
-    """Give a rendered stretch (n,) the source's envelope where that is asked for, and check it.
+def finished(
+    wav: Tensor, heard: Heard, sr: int, hop_length: int, options: InferOptions
+) -> FloatArray:
+    """Check a rendered stretch (n,), and give it the source's envelope, breaths and consonants where that
+    is asked for.
 
     Raises:
         SvcError: it holds NaN.
     """
     if options.loudness_envelope != 1.0:
-        wav = match_envelope(source, sr, wav, sr, options.loudness_envelope)
+        wav = match_envelope(heard.source, sr, wav, sr, options.loudness_envelope)
     if not bool(torch.isfinite(wav).all()):
         raise SvcError(
             "the model produced NaN: its checkpoint is damaged or its training diverged; "
             "try an earlier checkpoint with -m"
         )
     rendered: FloatArray = wav.cpu().numpy()
-    return rendered
+    if options.keep_breath == 0 and options.keep_unvoiced == 0:
+        return rendered  # without a copy of the source from the device
+    source, uv = heard.source.cpu().numpy(), heard.uv[0].cpu().numpy()
+    return protect(rendered, source, uv, hop_length, sr, options)
 
 
 def load_voice(
@@ -250,6 +305,9 @@ def load_voice(
         retriever=retriever,
         refiner=refiner,
         enhancer=again,
+        batch=BatchSize.usual(
+            device, bytes_of_frame(config.model)
+        ),  # last: what is free once all is loaded
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from svc.audio.pitch import F0Track
-from svc.conversion.chunks import FloatArray
+from svc.conversion.chunks import FloatArray, Piece
 
 
 @dataclass(frozen=True)
@@ -21,3 +21,22 @@ class Window:
     wav: FloatArray
     track: F0Track | None = None
     weights: FloatArray | None = None
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A window with its place in the result.
+
+    Attributes:
+        window: what the model is given.
+        begin: first sample of the window in the song, at the model's rate; may be negative.
+        piece: the part of what is rendered that is used.
+    """
+
+    window: Window
+    begin: int
+    piece: Piece
+
+    def part(self, rendered: FloatArray) -> FloatArray:
+        """Cut the piece out of its rendered window."""
+        return rendered[self.piece.start - self.begin : self.piece.end - self.begin]

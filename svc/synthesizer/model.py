@@ -9,7 +9,7 @@ whose decoder is NSF-HiFiGAN; so-vits-svc 4.1 behaviour, spec_core 2.
                                                                   |
     inference   units, f0 -----> enc_p -> z_p -> flow.inverse -> z -> dec -> wav
 
-Member names are those of checkpoints.
+Member names are those of checkpoints. Singing is in `svc.synthesizer.inference`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from svc.audio.frames import sequence_mask, slice_segments
-from svc.audio.pitch import f0_to_coarse, f0_to_lf0, lf0_to_f0, normalize_lf0
+from svc.audio.pitch import f0_to_coarse, f0_to_lf0, normalize_lf0
 from svc.config import ModelConfig, SvcConfig
 from svc.errors import ConfigError
 from svc.synthesizer.encoders import F0Decoder, PosteriorEncoder, PriorEncoder, sample
 from svc.synthesizer.flow import make_flow
-from svc.synthesizer.output import InferenceNoise, SynthesizerOutput, TrainingNoise
+from svc.synthesizer.inference import DEFAULT_SEED, Inference
+from svc.synthesizer.output import SynthesizerOutput, TrainingNoise
 from svc.vocoder.convolution import Conv1d
 from svc.vocoder.generator import Generator
-from svc.vocoder.source import draw_normal
 from svc.vocoder.weight_norm import fold_weight_norm
 
 __all__ = ["DEFAULT_SEED", "ORIGINAL_SAMPLING_RATE", "Synthesizer", "SynthesizerOutput"]
@@ -39,11 +39,8 @@ logger = logging.getLogger(__name__)
 ORIGINAL_SAMPLING_RATE = 44100
 """Hz: what the original's harmonic source always assumes (spec_core 1.1)."""
 
-DEFAULT_SEED = 52468
-"""Seed of inference in so-vits-svc 4.1 (spec_core 2.9)."""
 
-
-class Synthesizer(nn.Module):
+class Synthesizer(Inference):
     """The net of a voice.
 
     Args:
@@ -175,52 +172,6 @@ class Synthesizer(nn.Module):
         """Fold weight norm for inference; outputs do not change, the net no longer trains."""
         fold_weight_norm(self)
 
-    # ------------------------------------------------------------------------------------------
-    # conditioning
-
-    def _content(self, units: Tensor, uv: Tensor, volume: Tensor | None, mask: Tensor) -> Tensor:
-        """Content, voicing and loudness as one (B, H, T); the last two are not masked (spec_core
-        2.8).
-        """
-        x: Tensor = self.pre(units.to(self.pre.weight.dtype)) * mask
-        x = x + self.emb_uv(uv.long()).transpose(1, 2)
-        if self.emb_vol is None:
-            return x
-        if volume is None:
-            raise ValueError("this net has a volume embedding: pass volume (B, T)")
-        loudness: Tensor = self.emb_vol(volume[..., None].to(self.emb_vol.weight.dtype))
-        return x + loudness.transpose(1, 2)
-
-    def speaker_condition(
-        self, speaker: Tensor | None, speaker_mix: Tensor | None = None
-    ) -> Tensor:
-        """Return the speaker's conditioning.
-
-        Args:
-            speaker: (B,) or (B, 1) int64 ids.
-            speaker_mix: (T, S) weights over the first S speakers, used instead; (1, S) is one mix
-                for all frames.
-
-        Returns:
-            (B, G, 1), or (1, G, T) for a mix.
-        """
-        if speaker_mix is not None:
-            table = self.emb_g.weight
-            if not 1 <= speaker_mix.shape[-1] <= table.shape[0]:
-                raise ValueError(
-                    f"speaker_mix has {speaker_mix.shape[-1]} columns, "
-                    f"the net {table.shape[0]} speakers"
-                )
-            weights = speaker_mix.to(table.device, table.dtype)
-            return (weights @ table[: weights.shape[1]]).t()[None]
-        if speaker is None:
-            raise ValueError("pass speaker ids or a speaker mix")
-        embedded: Tensor = self.emb_g(speaker.reshape(-1))
-        return embedded[:, :, None]
-
-    # ------------------------------------------------------------------------------------------
-    # training
-
     def forward(
         self,
         units: Tensor,
@@ -283,118 +234,4 @@ class Synthesizer(nn.Module):
         wav = self.dec(z_window.to(dtype), f0_window, g, random=draws.source)
         return SynthesizerOutput(
             wav, draws.starts, mask, z, z_p, m_p, logs_p, m_q, logs_q, pred_lf0, norm_lf0, lf0
-        )
-
-    # ------------------------------------------------------------------------------------------
-    # inference
-
-    def draw_noise(
-        self, batch: int, n_frames: int, *, seed: int, device: torch.device
-    ) -> InferenceNoise:
-        """Draw the random numbers of an inference from a private CPU generator: the same on every
-        device.
-
-        Args:
-            batch: B.
-            n_frames: T.
-            seed: of the generator.
-            device: where the numbers are needed.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        shape = (batch, self.config.inter_channels, n_frames)
-        prior = draw_normal(shape, generator=generator, device=device)
-        source = self.dec.m_source.draw(batch, n_frames, generator=generator, device=device)
-        return InferenceNoise(prior, source)
-
-    def synthesize(
-        self,
-        units: Tensor,
-        f0: Tensor,
-        uv: Tensor,
-        g: Tensor,
-        noise: InferenceNoise,
-        *,
-        noise_scale: float | Tensor,
-        predict_f0: bool,
-        volume: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Run the inference net on given random numbers: the deterministic part of `infer`, and
-        what is exported.
-
-        Args:
-            units: (B, D, T).
-            f0: (B, T) Hz.
-            uv: (B, T) 1 = voiced.
-            g: (B, G, 1) or (B, G, T) from `speaker_condition`.
-            noise: from `draw_noise`.
-            noise_scale: of the prior's noise.
-            predict_f0: replace f0 by the voice's own contour.
-            volume: (B, T) or None.
-
-        Returns:
-            As `infer`.
-        """
-        dtype = self.pre.weight.dtype
-        mask = torch.ones_like(f0, dtype=dtype)[:, None]
-        x = self._content(units, uv, volume, mask)
-        if predict_f0:
-            if self.f0_decoder is None:
-                raise ConfigError(
-                    "this voice cannot predict F0: its model.use_automatic_f0_prediction is false; "
-                    "leave out --auto_predict_f0"
-                )
-            norm_lf0 = normalize_lf0(f0_to_lf0(f0)[:, None], uv, mask, None)
-            f0 = lf0_to_f0(self.f0_decoder(x, norm_lf0, mask, g))[:, 0]
-        m_p, logs_p = self.enc_p(x, mask, f0_to_coarse(f0, compat=self.compat))
-        z_p = (m_p + noise.prior * torch.exp(logs_p) * noise_scale).to(dtype)
-        z = self.flow.inverse(z_p, mask, g)
-        return self.dec(z, f0, g, random=noise.source), f0
-
-    @torch.no_grad()
-    def infer(
-        self,
-        units: Tensor,
-        f0: Tensor,
-        uv: Tensor,
-        speaker: Tensor | None,
-        *,
-        speaker_mix: Tensor | None = None,
-        noise_scale: float = 0.35,
-        seed: int = DEFAULT_SEED,
-        predict_f0: bool = False,
-        volume: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Convert: units and pitch to the waveform of a speaker. Global random state is neither
-        used nor changed.
-
-        Args:
-            units: (B, D, T) content at frame rate.
-            f0: (B, T) Hz, float32; <= 0 = unvoiced.
-            uv: (B, T) 1 = voiced.
-            speaker: (B,) int64 ids, or None with a mix.
-            speaker_mix: (T, S) weights of the first S speakers per frame, or (1, S).
-            noise_scale: of the prior's noise, 0 ... 1.
-            seed: of the private generator; the default is the original's.
-            predict_f0: let the voice choose its own contour (speech, not songs).
-            volume: (B, T) linear RMS, for nets with a volume embedding.
-
-        Returns:
-            wav (B, 1, T · hop_length) in (-1, 1), and the f0 (B, T) that was used.
-
-        Raises:
-            ConfigError: `predict_f0` on a voice without it.
-        """
-        n_frames = f0.shape[1]
-        if speaker_mix is not None and speaker_mix.shape[0] not in (1, n_frames):
-            raise ValueError(f"speaker_mix has {speaker_mix.shape[0]} rows for {n_frames} frames")
-        noise = self.draw_noise(f0.shape[0], n_frames, seed=seed, device=f0.device)
-        return self.synthesize(
-            units,
-            f0,
-            uv,
-            self.speaker_condition(speaker, speaker_mix),
-            noise,
-            noise_scale=noise_scale,
-            predict_f0=predict_f0,
-            volume=volume,
         )

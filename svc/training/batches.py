@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from svc.errors import SvcError
 from svc.training.clips import Clip, ClipDataset, Memory
+from svc.training.loaders import closed
 from svc.training.ranks import PeerError, Ranks, Shares, shares_of
 
 Self = TypeVar("Self", bound="Tensors")
@@ -353,7 +354,13 @@ def stream_of(
         # would not be exact.
         generator=torch.Generator(),
     )
-    for batch in loader:
+    with closed(loader) as batches:
+        yield from _shared(batches, ranks)
+
+
+def _shared(batches: Iterator[Any], ranks: Ranks | None) -> Iterator[Any]:
+    """Raise the errors among the batches, and give each its weights in the whole batch."""
+    for batch in batches:
         failed = isinstance(batch, SvcError)
         if ranks is None or ranks.world == 1:
             if failed:

@@ -1,8 +1,10 @@
-"""Loader processes that die: a clear end instead of a traceback, and none that stays behind."""
+"""Loader processes that die, or that do not want to end: a clear end instead of a traceback, and none that stays behind."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import multiprocessing
 import re
 import signal
@@ -10,12 +12,62 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from multiprocessing.process import BaseProcess
+from typing import Any
 
-from torch.utils.data import dataloader
+from torch.utils.data import DataLoader, dataloader
 
 from svc.errors import DatasetError
 
 _DEATH = re.compile(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (.*)", re.DOTALL)
+_GRACE = 2.0  # seconds that processes have to end by themselves
+
+
+@contextlib.contextmanager
+def closed(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
+    """Go through a loader, and end its processes afterwards, those that are stuck in a read among them.
+
+    torch waits ten seconds for each of these, and Python at its exit until the read ends: they take no
+    notice of the polite signal (`_quiet_worker` of batches).
+
+    Args:
+        loader: with any number of processes.
+
+    Yields:
+        Its batches.
+    """
+    before = multiprocessing.active_children()
+    batches = iter(loader)
+    workers = [child for child in multiprocessing.active_children() if child not in before]
+    close = functools.partial(_close, batches, workers)
+    atexit.register(close)  # for an iterator that nobody has closed when Python leaves
+    try:
+        yield batches
+    finally:
+        atexit.unregister(close)
+        close()
+
+
+def _close(batches: Any, workers: Sequence[BaseProcess]) -> None:
+    """Let torch end its processes, and kill those that are left after `_GRACE`.
+
+    torch does it in a thread of its own: a process that was killed while it held a lock that all of them
+    share would let it wait for ever (`multiprocessing.Event.set`).
+    """
+    if not workers:
+        return
+    end = getattr(batches, "_shutdown_workers", None)
+    with _deaf():
+        thread = threading.Thread(target=end, name="loader's end", daemon=True)
+        with contextlib.suppress(RuntimeError):  # at the very end of Python none can be started
+            if end is not None:
+                thread.start()
+                thread.join(_GRACE)
+        for worker in workers:
+            worker.kill()
+        if thread.ident is not None:
+            thread.join(_GRACE)
+        for worker in workers:
+            worker.join(_GRACE)
 
 
 @contextlib.contextmanager
@@ -75,14 +127,20 @@ def _end(children: Sequence[BaseProcess]) -> None:
     """Kill processes that only read."""
     if not children:
         return
-    listens = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
-    # torch would take these deaths, too, for an accident.
-    earlier = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if listens else None
-    try:
+    with _deaf():
         for child in children:
             child.kill()
         for child in children:
             child.join()
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Let processes die without torch, which would take it for an accident, hearing of it."""
+    listens = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
+    earlier = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if listens else None
+    try:
+        yield
     finally:
         if listens:
             signal.signal(signal.SIGCHLD, earlier)

@@ -26,10 +26,10 @@ from svc.vocoder.weight_norm import (
 )
 
 EXACT_STAGES = 2
-"""Upsamplings at the end that stay in the weights' own precision under autocast, with the last
-convolution: rounded to bfloat16 they hiss, and whoever trains on that learns from a mel loss of 58
-instead of 36 (measured on a voice after 800 steps; 37 with two stages exact, 39 with one). They are a
-sixth of the work.
+"""Upsamplings at the end that stay in the weights' own precision, with the last convolution: rounded to
+bfloat16 they hiss, and whoever trains on that learns from a mel loss of 58 instead of 36 (measured on
+a voice after 800 steps; 37 with two stages exact, 39 with one). A song in which they are rounded, too,
+is 23 to 34 dB above its error and not 34 to 45. They are a sixth of the work.
 """
 
 _SLOPE = 0.1
@@ -235,15 +235,36 @@ class Generator(nn.Module):
         if random is None:
             random = self.m_source.draw(*f0.shape, generator=generator, device=f0.device)
         excitation = self.m_source(f0, random)
+        return self.finish(self.begin(x, excitation, g), excitation)
+
+    def begin(self, x: Tensor, excitation: Tensor, g: Tensor | None = None) -> Tensor:
+        """Do all but the last `EXACT_STAGES` upsamplings: what may be rounded.
+
+        Args:
+            x: (B, C, T) latent, or log-mel.
+            excitation: (B, 1, T · hop_length) from `m_source`.
+            g: (B, G, 1) or (B, G, T).
+
+        Returns:
+            (B, C', T'), for `finish`.
+        """
         x = self.conv_pre(x)
         if self.cond is not None and g is not None:
             x = x + self.cond(g)
-        exact = max(0, len(self.ups) - EXACT_STAGES)
-        for i in range(exact):
+        for i in range(max(0, len(self.ups) - EXACT_STAGES)):
             x = self._stage(i, x, excitation)
+        return x
+
+    def finish(self, x: Tensor, excitation: Tensor) -> Tensor:
+        """Do the rest in the weights' own precision: (B, 1, T · hop_length) in (-1, 1).
+
+        Args:
+            x: from `begin`.
+            excitation: as for `begin`.
+        """
         with _without_autocast(x.device.type):
             x = x.to(self.conv_post.bias.dtype)
-            for i in range(exact, len(self.ups)):
+            for i in range(max(0, len(self.ups) - EXACT_STAGES), len(self.ups)):
                 x = self._stage(i, x, excitation)
             x = F.leaky_relu(x, _LAST_SLOPE) if self.snake_post is None else self.snake_post(x)
             return torch.tanh(self.conv_post(x))

@@ -10,13 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from svc.vocoder.convolution import use_channels_last
-from svc.vocoder.generator import Generator
+from svc.vocoder.generator import EXACT_STAGES, Generator
 from svc.vocoder.weight_norm import WeightNormConv
-
-EXACT_STAGES = 2
-"""Upsamplings at the end that stay float32 in half precision: there the rounding would be heard as hiss,
-and they are a sixth of the work.
-"""
 
 
 class SourceConv(nn.Module):

@@ -136,15 +136,6 @@ def test_rms_equals_librosa(rng: np.random.Generator, n: int, frame: int, hop: i
         np.testing.assert_allclose(rms, expected, atol=1e-7)
 
 
-def test_rms_in_blocks_is_the_same(
-    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wav = rng.standard_normal(20000).astype(np.float32)
-    whole = rms_frames(wav, 400, 100)
-    monkeypatch.setattr("svc.audio.loudness._RMS_BLOCK", 3000)
-    np.testing.assert_array_equal(rms_frames(wav, 400, 100), whole)
-
-
 def test_trim_equals_librosa(sine: Sine) -> None:
     librosa = pytest.importorskip("librosa")
     wav = np.concatenate((np.zeros(20000), sine(220, 1.0), 0.001 * sine(220, 0.7)))

@@ -144,6 +144,8 @@ def test_a_song_is_required(capsys: pytest.CaptureFixture[str]) -> None:
         (["-shd", "-dm", "gone.pt"], "gone.pt is not there; check -dm"),
         (["-cr", "1.5"], "-cr/--cluster_infer_ratio is 1.5: give a number from 0 to 1"),
         (["--protect", "-1", "-cr", "1"], "--protect is -1: give a number from 0 to 1"),
+        (["--keep_breath", "2"], "--keep_breath is 2: give a number from 0 to 1"),
+        (["--keep_unvoiced", "nan"], "--keep_unvoiced is nan: give a number from 0 to 1"),
         (["-shd", "-ks", "0"], "-ks/--k_step is 0: give a whole number from 1 up"),
         (["--backend", "tensorrt"], '--backend "tensorrt" is unknown: choose torch, onnx'),
         (["--backend", "onnx"], "svc onnx-export --profile full  and name it with -m"),

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from svc.cli.main import main
 from svc.config import SvcConfig, parse_config, save_config
 from svc.conversion.converter import Converter
 from svc.conversion.voice import Voice
+from svc.conversion.windows import Window
 from svc.f0.settings import F0Settings
 from svc.synthesizer import Synthesizer
 
@@ -93,6 +94,9 @@ class StubEncoder:
         loud = frames.square().mean(1).sqrt()
         return torch.stack([torch.cos(k * 5 * loud) for k in range(self.dim)])[None]
 
+    def encode_batch(self, wavs: Sequence[Tensor]) -> list[Tensor]:
+        return [self.encode(wav) for wav in wavs]
+
 
 class StubPredictor:
     """220 Hz where there is sound, unvoiced elsewhere."""
@@ -109,6 +113,9 @@ class StubPredictor:
         rms = np.sqrt(np.square(wav[: n_frames * 512].reshape(n_frames, 512)).mean(1))
         uv = (rms > 1e-3).astype(np.float32)
         return F0Track(220.0 * uv, uv)
+
+    def track_batch(self, wavs: Sequence[np.ndarray]) -> list[F0Track]:
+        return [self(wav) for wav in wavs]
 
 
 @pytest.fixture
@@ -145,6 +152,7 @@ class EchoVoice:
     ranges = {}  # noqa: RUF012
     where = "cpu"
     f0_predictor = None
+    batch_frames = 0
 
     def __init__(
         self,
@@ -172,6 +180,15 @@ class EchoVoice:
         self.tracks.append(track)
         whole = len(window) // 512 * 512
         return self.change(window, len(self.windows))[:whole].astype(np.float32)
+
+    def render_many(
+        self, windows: Sequence[Window], speaker: int, options: object
+    ) -> list[np.ndarray]:
+        who = [speaker if window.weights is None else window.weights for window in windows]
+        return [
+            self.render(window.wav, singer, options, window.track)
+            for window, singer in zip(windows, who, strict=True)
+        ]
 
 
 @pytest.fixture
@@ -257,7 +274,7 @@ def no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(path: Path, **_: object) -> None:
         pytest.fail(f"{path} was read before the models were checked")
 
-    monkeypatch.setattr("svc.conversion.files.open_audio", read)
+    monkeypatch.setattr("svc.conversion.file_source.open_audio", read)
 
 
 @pytest.fixture

@@ -6,10 +6,24 @@ import numpy as np
 import pytest
 
 from svc.audio.slicer import Segment
-from svc.conversion.chunks import Piece, plan_pieces
+from svc.conversion.chunks import Piece, count_pieces, plan_pieces
 from svc.conversion.options import InferOptions
 
 SR = 44100
+
+
+def planned(
+    segments: list[Segment], source: np.ndarray, sr: int, model_sr: int, options: InferOptions
+) -> list[Piece]:
+    """All pieces of a song whose samples are known."""
+
+    def take(begin: int, end: int) -> np.ndarray:
+        assert 0 <= begin < end <= len(source)
+        return source[begin:end]
+
+    pieces = list(plan_pieces(segments, take, len(source), sr, model_sr, options))
+    assert count_pieces(segments, len(source), sr, model_sr, options) == len(pieces)
+    return pieces
 
 
 def check(pieces: list[Piece], n_samples: int) -> None:
@@ -39,7 +53,7 @@ def test_voiced_parts_are_covered_and_silence_is_not() -> None:
     segments = [Segment(0, 4800, False), Segment(4800, 9600, True), Segment(9600, 24001, False)]
     n_samples = -(-24001 * SR // 48000)
     source = np.ones(n_samples, np.float32)
-    pieces = plan_pieces(segments, source, 48000, SR, InferOptions())
+    pieces = planned(segments, source, 48000, SR, InferOptions())
     check(pieces, n_samples)
     assert [(piece.start, piece.end) for piece in pieces] == [(0, 4410), (8820, n_samples)]
     # The ends of the song are not faded, the borders with silence are.
@@ -49,7 +63,7 @@ def test_voiced_parts_are_covered_and_silence_is_not() -> None:
 
 def test_neighbouring_voiced_segments_overlap() -> None:
     segments = [Segment(0, 44100, False), Segment(44100, 88200, False)]
-    pieces = plan_pieces(segments, np.ones(88200, np.float32), SR, SR, InferOptions())
+    pieces = planned(segments, np.ones(88200, np.float32), SR, SR, InferOptions())
     check(pieces, 88200)
     assert pieces[0].end - pieces[1].start == 440
     assert pieces[0].end + pieces[1].start == 2 * 44100  # centred on the cut
@@ -58,7 +72,7 @@ def test_neighbouring_voiced_segments_overlap() -> None:
 def test_forced_clips_with_overlap_count_in_output_samples() -> None:
     options = InferOptions(clip_seconds=1, crossfade_seconds=0.4, crossfade_retain=0.5)
     n_samples = 3 * SR
-    pieces = plan_pieces(
+    pieces = planned(
         [Segment(0, 24000, False)], np.ones(n_samples, np.float32), 8000, SR, options
     )
     check(pieces, n_samples)
@@ -87,7 +101,7 @@ def test_every_combination_gives_a_sound_plan(clip: float, overlap: float, retai
         ]
         n_samples = -(-int(bounds[-1]) * SR // 22050)
         source = rng.standard_normal(n_samples).astype(np.float32)
-        pieces = plan_pieces(segments, source, 22050, SR, options)
+        pieces = planned(segments, source, 22050, SR, options)
         check(pieces, n_samples)
         expected = np.zeros(n_samples, bool)
         for segment in segments:
@@ -104,7 +118,7 @@ def test_long_sound_is_cut_at_a_quiet_place_and_stays_short_enough() -> None:
     for dip in dips:
         source[dip : dip + 2000] = 0.001
     limited = InferOptions(max_chunk_seconds=30)
-    pieces = plan_pieces([Segment(0, n_samples, False)], source, SR, SR, limited)
+    pieces = planned([Segment(0, n_samples, False)], source, SR, SR, limited)
     check(pieces, n_samples)
     assert covered(pieces, n_samples).all()
     cuts = [(left.end + right.start) // 2 for left, right in itertools.pairwise(pieces)]
@@ -113,7 +127,7 @@ def test_long_sound_is_cut_at_a_quiet_place_and_stays_short_enough() -> None:
         assert dip - 882 <= cut <= dip + 2000 + 882
     assert max(piece.end - piece.start for piece in pieces) <= 30 * SR + 4410
     unlimited = InferOptions(max_chunk_seconds=0)
-    assert len(plan_pieces([Segment(0, n_samples, False)], source, SR, SR, unlimited)) == 1
+    assert len(planned([Segment(0, n_samples, False)], source, SR, SR, unlimited)) == 1
 
 
 def test_a_window_is_whole_frames_of_the_song_with_context() -> None:
@@ -125,3 +139,31 @@ def test_a_window_is_whole_frames_of_the_song_with_context() -> None:
         assert begin % 512 == length % 512 == 0
         assert start - context - 512 < begin <= start - context
         assert end + context <= begin + length < end + context + 512
+
+
+def test_a_piece_is_planned_before_the_song_is_read_to_its_end() -> None:
+    """What is looked at when a piece comes out lies at most two pieces behind it; silence does not count."""
+    n_samples = 200 * SR
+    source = np.random.default_rng(0).standard_normal(n_samples).astype(np.float32)
+    segments = [
+        Segment(0, 90 * SR, False),
+        Segment(90 * SR, 110 * SR, False),
+        Segment(110 * SR, 160 * SR, True),
+        Segment(160 * SR, n_samples, False),
+    ]
+    seen = [0]
+
+    def take(begin: int, end: int) -> np.ndarray:
+        seen[0] = max(seen[0], end)
+        return source[begin:end]
+
+    longest = 10
+    options = InferOptions(max_chunk_seconds=longest)
+    pieces = []
+    for piece in plan_pieces(segments, take, n_samples, SR, SR, options):
+        pieces.append(piece)
+        assert seen[0] <= piece.end + 2 * longest * SR
+        if piece.end <= 110 * SR:
+            assert seen[0] < 160 * SR
+    assert pieces == planned(segments, source, SR, SR, options)
+    assert len(pieces) >= 15

@@ -1,7 +1,7 @@
 """Any two flags of `svc infer`: they sing and both are heard, or one line refuses them.
 
-Nets are tiny and of random weights. The song is a tone with a noise in the middle, so that there
-are unvoiced frames. `docs/voices.md` has the same table, and a test compares both.
+Nets are tiny and of random weights. The song is a tone with a breath and a hiss in the middle, so
+that there are unvoiced frames. `docs/voices.md` has the same table, and a test compares both.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ pytest.importorskip("onnxruntime")
 SR = 44100
 SPEAKERS = {"alice": 0, "bob": 1}
 FLAGS = (
-    "-cr", "--protect", "-usm", "-a", "-lea", "-shd", "-se", "-od", "-eh", "--f0", "-t auto",
-    "--compat", "--backend onnx",
+    "-cr", "--protect", "-usm", "-a", "-lea", "--keep_breath", "--keep_unvoiced", "-shd", "-se", "-od",
+    "-eh", "--f0", "-t auto", "--compat", "--backend onnx",
 )  # fmt: skip
 NEEDS = {"-se": "-shd", "--protect": "-cr"}  # without it -se is refused, --protect gets a note
 REFUSED: dict[frozenset[str], str] = {
@@ -124,11 +124,13 @@ class Stage:
         write_record(folder / "feature_index", record)
         time = np.arange(round(0.6 * SR)) / SR
         tone = 0.4 * np.sin(2 * np.pi * 220 * time) + 0.1 * np.sin(2 * np.pi * 440 * time)
-        breath = (time > 0.25) & (time < 0.4)
-        wav = np.where(breath, 0.1 * random.standard_normal(time.size), tone)
+        noise = random.standard_normal(time.size)
+        breath, hiss = (time > 0.2) & (time < 0.34), (time >= 0.34) & (time < 0.4)
+        wav = np.where(breath, 0.06 * noise, np.where(hiss, 0.1 * np.gradient(noise), tone))
         write_audio(folder / "song.wav", wav.astype(np.float32), SR)
         n_frames = time.size // 512
-        curve = F0Track(np.linspace(150, 180, n_frames), np.ones(n_frames))
+        sung = ~(breath | hiss)[::512][:n_frames]
+        curve = F0Track(np.linspace(150, 180, n_frames), sung)
         write_curve(folder / "song.csv", curve, FrameGrid())
 
         words = ["-m", str(folder / "G_100.pth"), "-o", str(folder / "graphs")]
@@ -166,6 +168,8 @@ class Stage:
             "--protect": ["--protect", "0.9"],
             "-usm": ["-usm", "--spk_mix", "alice=1,bob=2"],
             "-lea": ["-lea", "0"],
+            "--keep_breath": ["--keep_breath", "1"],
+            "--keep_unvoiced": ["--keep_unvoiced", "0.9"],
             "-eh": ["-eh", "--vocoder", str(self.folder / "vocoder")],
             "--f0": ["--f0", str(self.folder / "song.csv")],
             "-t auto": ["-t", "auto"],

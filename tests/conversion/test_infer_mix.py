@@ -15,6 +15,7 @@ import torch
 from svc.audio.io import read_audio
 from svc.conversion import InferOptions
 from svc.conversion.mix_files import parse_mix
+from svc.conversion.sources import ArraySource
 from svc.conversion.speaker_mix import SpeakerMix
 from svc.errors import ConfigError
 from svc.f0.voice_range import VoiceRange
@@ -89,11 +90,11 @@ def test_the_range_of_a_mix_lies_between_those_of_its_voices(
     shifts = {}
     for name, singer in {"alice": "alice", "bob": "bob", "mix": jump}.items():
         options = InferOptions(fit_to_voice="semitones")
-        shifts[name] = converter.fit_key(wav, SR, singer, options).options.transpose
+        shifts[name] = converter.fit_key(ArraySource(wav, SR), singer, options).options.transpose
     assert shifts["alice"] < shifts["mix"] < shifts["bob"]
     converter._voice = dataclasses.replace(converter.voice, ranges={"alice": low})
     with pytest.raises(ConfigError, match='"bob" sings'):
-        converter.fit_key(wav, SR, jump, InferOptions(fit_to_voice="octaves"))
+        converter.fit_key(ArraySource(wav, SR), jump, InferOptions(fit_to_voice="octaves"))
 
 
 def test_the_command_sings_a_mix(

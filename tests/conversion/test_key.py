@@ -18,6 +18,7 @@ from svc.conversion import Converter, InferOptions, convert_files, plan_jobs
 from svc.conversion.jobs import Outcome
 from svc.conversion.key import fit_key
 from svc.conversion.options import with_transposition
+from svc.conversion.sources import ArraySource
 from svc.errors import ConfigError
 from svc.f0.range_files import RANGE_FILE, plain_ranges, write_ranges
 from svc.f0.voice_range import Pitches, VoiceRange, note_hz
@@ -112,24 +113,24 @@ def test_a_chosen_shift_sounds_like_the_same_shift_given(
     """The stub hears 220 Hz, A3."""
     converter = with_ranges(make_converter(compat=compat), alice=between("A4", "C5"))
     wav = song([(0.4, 0.3), (0.7, 0.0), (0.5, 0.3)])
-    fit = converter.fit_key(wav, SR, "alice", AUTO)
+    fit = converter.fit_key(ArraySource(wav, SR), "alice", AUTO)
     assert 12 <= fit.options.transpose <= 15
     auto = converter.convert(wav, SR, "alice", AUTO)
     given = converter.convert(wav, SR, "alice", InferOptions(transpose=fit.options.transpose))
     np.testing.assert_array_equal(auto, given)
     other = converter.convert(wav, SR, "alice", InferOptions())
     assert not np.array_equal(auto, other)
-    octave = converter.fit_key(wav, SR, 0, OCTAVE)
+    octave = converter.fit_key(ArraySource(wav, SR), 0, OCTAVE)
     assert octave.options == InferOptions(transpose=12)
 
 
 def test_only_sound_is_listened_to(make_converter: Any, song: Any) -> None:
     converter = with_ranges(make_converter(), alice=between("A4", "C5"))
-    silent = converter.fit_key(np.zeros(SR, np.float32), SR, "alice", AUTO)
+    silent = converter.fit_key(ArraySource(np.zeros(SR, np.float32), SR), "alice", AUTO)
     assert silent.chosen == "-t 0 (nothing in the song is voiced)"
-    nothing = converter.fit_key(np.zeros(0, np.float32), SR, "alice", AUTO)
+    nothing = converter.fit_key(ArraySource(np.zeros(0, np.float32), SR), "alice", AUTO)
     assert nothing.chosen == silent.chosen
-    short = converter.fit_key(song([(0.12, 0.3)]), SR, "alice", AUTO)
+    short = converter.fit_key(ArraySource(song([(0.12, 0.3)]), SR), "alice", AUTO)
     assert short.options.transpose >= 12
 
 
@@ -139,9 +140,9 @@ def test_a_curve_is_taken_instead_of_what_is_heard(make_converter: Any, song: An
     n = SR // 512
     curve = F0Track(np.full(n, 880.0, "f4"), np.ones(n, "f4"))
     listened = len(converter.voice.f0_predictor.lengths)
-    fit = converter.fit_key(wav, SR, "alice", OCTAVE, f0=curve)
+    fit = converter.fit_key(ArraySource(wav, SR), "alice", OCTAVE, f0=curve)
     assert fit.options.transpose == -12
-    fit = converter.fit_key(wav, SR, "alice", AUTO, f0=curve)
+    fit = converter.fit_key(ArraySource(wav, SR), "alice", AUTO, f0=curve)
     assert -12 <= fit.options.transpose <= -9
     assert len(converter.voice.f0_predictor.lengths) == listened
     edited = converter.convert(wav, SR, "alice", AUTO, f0=curve)
@@ -152,12 +153,13 @@ def test_a_curve_is_taken_instead_of_what_is_heard(make_converter: Any, song: An
 def test_a_voice_whose_range_is_not_known(make_converter: Any, song: Any) -> None:
     converter = with_ranges(make_converter(), alice=between("A4", "C5"))
     wav = song([(0.3, 0.3)])
-    for call in (converter.convert, converter.fit_key):
+    source = ArraySource(wav, SR)
+    for call in (converter.stream, converter.fit_key):
         with pytest.raises(ConfigError, match=r"which notes \"bob\" sings.*svc voice-range"):
-            call(wav, SR, "bob", AUTO)
+            call(source, "bob", AUTO)
     # Given shifts need no range, and nothing is listened to for them.
     listened = len(converter.voice.f0_predictor.lengths)
-    assert converter.fit_key(wav, SR, "bob", InferOptions(transpose=3)).warning == ""
+    assert converter.fit_key(ArraySource(wav, SR), "bob", InferOptions(transpose=3)).warning == ""
     assert len(converter.voice.f0_predictor.lengths) == listened
 
 

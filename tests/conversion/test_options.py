@@ -14,6 +14,7 @@ def test_defaults_are_the_originals() -> None:
     assert (options.clip_seconds, options.crossfade_seconds) == (0, 0)
     assert (options.crossfade_retain, options.pad_seconds) == (0.75, 0.5)
     assert (options.loudness_envelope, options.seed, options.auto_f0) == (1, 52468, False)
+    assert (options.keep_breath, options.keep_unvoiced) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,8 @@ def test_defaults_are_the_originals() -> None:
         ("crossfade_retain", 1.1, "--linear_gradient_retain"),
         ("pad_seconds", -0.5, "--pad_seconds"),
         ("loudness_envelope", 2, "--loudness_envelope_adjustment"),
+        ("keep_breath", 1.5, "--keep_breath"),
+        ("keep_unvoiced", -0.1, "--keep_unvoiced"),
         ("max_chunk_seconds", 0.5, "--max_chunk"),
         ("seed", -1, "--seed"),
         ("seed", 2**63, "--seed"),

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from svc.checkpoint import load_checkpoint
 from svc.errors import DatasetError
 from svc.training.batches import EpochBatches, Tensors, stream_of
-from svc.training.loaders import lost_loaders
+from svc.training.loaders import closed, lost_loaders
 
 # Data sets are forked, not sent, so that these may be small classes of a test.
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="loader processes are not forked")
@@ -90,6 +90,73 @@ def test_the_death_of_a_process_is_one_line(_: int) -> None:
     assert "out of memory" in str(caught.value)
     assert "run the same command again" in str(caught.value)
     assert not multiprocessing.active_children()
+
+
+class Stuck(Source):
+    """Clips of a disk that has stopped answering."""
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, int]:
+        if key[0] > 1:
+            time.sleep(60)
+        return key
+
+
+@needs_fork
+def test_processes_that_are_stuck_in_a_read_are_killed() -> None:
+    order = EpochBatches([20] * 12, 3, seed=1)
+    batches = stream_of(Stuck(), order, together, workers=3, pin=False)
+    for _ in range(4):
+        next(batches)
+    assert len(multiprocessing.active_children()) == 3
+    began = time.monotonic()
+    batches.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - began < 20
+    assert not multiprocessing.active_children()
+
+
+_SUSPENDED = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("loaders_test", sys.argv[1])
+there = importlib.util.module_from_spec(spec)
+sys.modules["loaders_test"] = there
+spec.loader.exec_module(there)
+batches = there.stream_of(
+    there.Stuck(), there.EpochBatches([20] * 12, 3, seed=1), there.together, workers=3, pin=False
+)
+for _ in range(4):
+    next(batches)
+"""
+
+
+@needs_fork
+def test_a_process_ends_without_waiting_for_those_that_are_stuck() -> None:
+    """Nobody has closed the iterator, as after a second Ctrl-C."""
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", _SUSPENDED, __file__],
+        capture_output=True, text=True, timeout=55, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert time.monotonic() - began < 50
+
+
+@needs_fork
+def test_a_lock_that_a_killed_process_held_holds_nothing_up() -> None:
+    """Closing a loader sets an event that its processes read; the lock of it is gone with them."""
+    loader = DataLoader(range(8), num_workers=2)  # type: ignore[arg-type]
+    began = time.monotonic()
+    with closed(loader) as batches:
+        next(batches)
+        lock = batches._workers_done_event._cond  # type: ignore[attr-defined]
+        lock.acquire()
+    assert time.monotonic() - began < 20
+    assert not multiprocessing.active_children()
+
+
+@needs_fork
+def test_a_loader_without_processes_is_closed_too() -> None:
+    with closed(DataLoader(range(3))) as batches:  # type: ignore[arg-type]
+        assert len(list(batches)) == 3
 
 
 @pytest.mark.parametrize(

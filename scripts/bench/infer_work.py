@@ -1,0 +1,52 @@
+"""How much a net has to compute, and how much the machine can: for the shares of the peak."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+PRODUCT = {"cpu": {"fp32": 2048, "bf16": 4096}, "cuda": {"fp32": 8192, "bf16": 8192}}
+"""Rows and columns of the square matrices, by device and precision."""
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def operations(work: Callable[[], object]) -> int:
+    """Floating-point operations of the products and convolutions of `work`, two per multiply-add.
+
+    Elementwise work is not counted; on the device "meta" nothing is computed.
+    """
+    counter = FlopCounterMode(display=False)
+    with counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def best_seconds(work: Callable[[], object], device: torch.device, runs: int) -> float:
+    """Least seconds of several runs, after one that does not count."""
+    work()
+    best = float("inf")
+    for _ in range(runs):
+        _settle(device)
+        begin = time.perf_counter()
+        work()
+        _settle(device)
+        best = min(best, time.perf_counter() - begin)
+    return best
+
+
+def product_peak(device: torch.device, precision: str, *, size: int | None = None) -> float:
+    """Floating-point operations per second of torch's matrix product at its best."""
+    size = size or PRODUCT["cuda" if device.type == "cuda" else "cpu"][precision]
+    made = torch.Generator().manual_seed(0)
+    a, b = (
+        torch.randn(size, size, generator=made).to(device, _DTYPES[precision]) for _ in range(2)
+    )
+    return 2 * size**3 / best_seconds(lambda: torch.mm(a, b), device, 5)
+
+
+def _settle(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,354 @@
+"""Singing with a trained synthesizer: one clip, or many of different lengths at once.
+
+    units, f0 -----> enc_p -> z_p -> flow.inverse -> z -> dec -> wav
+
+A clip is what it is alone, whoever goes with it. Its random numbers come from a generator of its own; a
+mask tells every net where it ends, and padded frames are zero wherever a convolution could see them;
+what the generator makes of its end is made again without padding (`svc.synthesizer.ends`). What is left is
+the rounding of sums, which is why the voice's own pitch is predicted clip by clip: an error of a
+millionth in it would grow to an audible one in the phase, second by second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from svc.audio.frames import sequence_mask
+from svc.audio.pitch import f0_to_coarse, f0_to_lf0, lf0_to_f0, normalize_lf0
+from svc.config import ModelConfig
+from svc.errors import ConfigError
+from svc.synthesizer.encoders import F0Decoder, PriorEncoder
+from svc.synthesizer.ends import generator_reach, mend_ends
+from svc.synthesizer.flow import Flow
+from svc.synthesizer.output import InferenceNoise
+from svc.vocoder.convolution import Conv1d
+from svc.vocoder.generator import Generator
+from svc.vocoder.source import SourceNoise, draw_normal
+
+DEFAULT_SEED = 52468
+"""Seed of inference in so-vits-svc 4.1 (spec_core 2.9)."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What is sung of one clip of T frames.
+
+    Attributes:
+        units: (1, D, T) content.
+        f0: (1, T) Hz, float32; <= 0 = unvoiced.
+        uv: (1, T) 1 = voiced.
+        speaker: id, or (T, S) weights of the first S speakers per frame.
+        volume: (1, T) linear RMS, for nets with a volume embedding.
+    """
+
+    units: Tensor
+    f0: Tensor
+    uv: Tensor
+    speaker: int | Tensor
+    volume: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Frames."""
+        return self.f0.shape[1]
+
+
+class Inference(nn.Module):
+    """What a synthesizer needs to sing; the members are those of `Synthesizer`."""
+
+    config: ModelConfig
+    compat: bool
+    emb_g: nn.Embedding
+    emb_vol: nn.Linear | None
+    emb_uv: nn.Embedding
+    pre: Conv1d
+    enc_p: PriorEncoder
+    dec: Generator
+    flow: Flow
+    f0_decoder: F0Decoder | None
+
+    def _content(self, units: Tensor, uv: Tensor, volume: Tensor | None, mask: Tensor) -> Tensor:
+        """Content, voicing and loudness as one (B, H, T); the last two are not masked (spec_core
+        2.8).
+        """
+        x: Tensor = self.pre(units.to(self.pre.weight.dtype)) * mask
+        x = x + self.emb_uv(uv.long()).transpose(1, 2)
+        if self.emb_vol is None:
+            return x
+        if volume is None:
+            raise ValueError("this net has a volume embedding: pass volume (B, T)")
+        loudness: Tensor = self.emb_vol(volume[..., None].to(self.emb_vol.weight.dtype))
+        return x + loudness.transpose(1, 2)
+
+    def speaker_condition(
+        self, speaker: Tensor | None, speaker_mix: Tensor | None = None
+    ) -> Tensor:
+        """Return the speaker's conditioning.
+
+        Args:
+            speaker: (B,) or (B, 1) int64 ids.
+            speaker_mix: (T, S) weights over the first S speakers, used instead; (1, S) is one mix
+                for all frames; (B, T, S) where every clip has its own.
+
+        Returns:
+            (B, G, 1), or (1, G, T) or (B, G, T) for a mix.
+        """
+        if speaker_mix is not None:
+            table = self.emb_g.weight
+            if not 1 <= speaker_mix.shape[-1] <= table.shape[0]:
+                raise ValueError(
+                    f"speaker_mix has {speaker_mix.shape[-1]} columns, "
+                    f"the net {table.shape[0]} speakers"
+                )
+            weights = speaker_mix.to(table.device, table.dtype)
+            if weights.dim() == 3:
+                return (weights @ table[: weights.shape[2]]).transpose(1, 2)
+            return (weights @ table[: weights.shape[1]]).t()[None]
+        if speaker is None:
+            raise ValueError("pass speaker ids or a speaker mix")
+        embedded: Tensor = self.emb_g(speaker.reshape(-1))
+        return embedded[:, :, None]
+
+    def draw_noise(
+        self, batch: int, n_frames: int, *, seed: int, device: torch.device
+    ) -> InferenceNoise:
+        """Draw the random numbers of an inference from a private CPU generator: the same on every
+        device.
+
+        Args:
+            batch: B.
+            n_frames: T.
+            seed: of the generator.
+            device: where the numbers are needed.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        shape = (batch, self.config.inter_channels, n_frames)
+        prior = draw_normal(shape, generator=generator, device=device)
+        source = self.dec.m_source.draw(batch, n_frames, generator=generator, device=device)
+        return InferenceNoise(prior, source)
+
+    def _draw_alike(
+        self, lengths: Sequence[int], n_frames: int, *, seed: int, device: torch.device
+    ) -> InferenceNoise:
+        """Draw for every clip what it would be drawn alone, zeros after its end."""
+        alone = {  # the same seed: clips of one length share their numbers
+            length: self.draw_noise(1, length, seed=seed, device=device) for length in set(lengths)
+        }
+        hop = self.dec.hop_length
+        drawn = [alone[length] for length in lengths]
+        return InferenceNoise(
+            torch.cat([F.pad(one.prior, (0, n_frames - one.prior.shape[2])) for one in drawn]),
+            SourceNoise(
+                torch.cat([one.source.phase for one in drawn]),
+                torch.cat([_fill(one.source.noise, n_frames * hop) for one in drawn]),
+            ),
+        )
+
+    def synthesize(
+        self,
+        units: Tensor,
+        f0: Tensor,
+        uv: Tensor,
+        g: Tensor,
+        noise: InferenceNoise,
+        *,
+        noise_scale: float | Tensor,
+        predict_f0: bool,
+        volume: Tensor | None,
+        lengths: Sequence[int] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Run the inference net on given random numbers: the deterministic part of `infer`, and
+        what is exported.
+
+        Args:
+            units: (B, D, T).
+            f0: (B, T) Hz.
+            uv: (B, T) 1 = voiced.
+            g: (B, G, 1) or (B, G, T) from `speaker_condition`.
+            noise: from `draw_noise`.
+            noise_scale: of the prior's noise.
+            predict_f0: replace f0 by the voice's own contour.
+            volume: (B, T) or None.
+            lengths: frames of each clip, of inputs that are zero after them; None = all T.
+
+        Returns:
+            As `infer`.
+        """
+        dtype = self.pre.weight.dtype
+        mask = torch.ones_like(f0, dtype=dtype)[:, None]
+        if lengths is not None:
+            inside = sequence_mask(torch.tensor(lengths, device=f0.device), f0.shape[1])
+            mask = inside[:, None].to(dtype)
+            g = g.expand(f0.shape[0], -1, -1)
+        x = self._content(units, uv, volume, mask)
+        if predict_f0 and lengths is None:
+            f0 = self._own_pitch(x, f0, uv, mask, g)
+        elif predict_f0:
+            f0 = self._own_pitches(units, f0, uv, g, volume, lengths or ())
+        m_p, logs_p = self.enc_p(x, mask, f0_to_coarse(f0, compat=self.compat))
+        z_p = (m_p + noise.prior * torch.exp(logs_p) * noise_scale).to(dtype)
+        z = self.flow.inverse(z_p, mask, g)
+        wav: Tensor = self.dec(z, f0, g, random=noise.source)
+        if lengths is not None:
+            mend_ends(
+                self.dec, wav, z, f0, g, noise.source, source=self.dec.m_source,
+                lengths=lengths, reach=generator_reach(self.config),
+            )  # fmt: skip
+        return wav, f0
+
+    def _own_pitch(self, x: Tensor, f0: Tensor, uv: Tensor, mask: Tensor, g: Tensor) -> Tensor:
+        """Predict the voice's own contour (B, T) Hz from its content x (B, H, T)."""
+        if self.f0_decoder is None:
+            raise ConfigError(
+                "this voice cannot predict F0: its model.use_automatic_f0_prediction is false; "
+                "leave out --auto_predict_f0"
+            )
+        norm_lf0 = normalize_lf0(f0_to_lf0(f0)[:, None], uv, mask, None)
+        return lf0_to_f0(self.f0_decoder(x, norm_lf0, mask, g))[:, 0]
+
+    def _own_pitches(
+        self,
+        units: Tensor,
+        f0: Tensor,
+        uv: Tensor,
+        g: Tensor,
+        volume: Tensor | None,
+        lengths: Sequence[int],
+    ) -> Tensor:
+        """Predict the contours of clips one by one: (B, T) Hz, zero after the end of each."""
+        rows = []
+        for row, length in enumerate(lengths):
+            clip = (slice(row, row + 1), ..., slice(length))
+            mask = torch.ones_like(f0[clip], dtype=self.pre.weight.dtype)[:, None]
+            x = self._content(units[clip], uv[clip], None if volume is None else volume[clip], mask)
+            own = self._own_pitch(x, f0[clip], uv[clip], mask, g[clip])
+            rows.append(F.pad(own, (0, f0.shape[1] - length)))
+        return torch.cat(rows)
+
+    @torch.no_grad()
+    def infer(
+        self,
+        units: Tensor,
+        f0: Tensor,
+        uv: Tensor,
+        speaker: Tensor | None,
+        *,
+        speaker_mix: Tensor | None = None,
+        noise_scale: float = 0.35,
+        seed: int = DEFAULT_SEED,
+        predict_f0: bool = False,
+        volume: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Convert: units and pitch to the waveform of a speaker. Global random state is neither
+        used nor changed.
+
+        Args:
+            units: (B, D, T) content at frame rate.
+            f0: (B, T) Hz, float32; <= 0 = unvoiced.
+            uv: (B, T) 1 = voiced.
+            speaker: (B,) int64 ids, or None with a mix.
+            speaker_mix: (T, S) weights of the first S speakers per frame, or (1, S), for all clips;
+                (B, T, S) where every clip has its own.
+            noise_scale: of the prior's noise, 0 ... 1.
+            seed: of the private generator; the default is the original's.
+            predict_f0: let the voice choose its own contour (speech, not songs).
+            volume: (B, T) linear RMS, for nets with a volume embedding.
+            lengths: frames of each clip, of inputs that are zero after them: every clip becomes what
+                it is alone. None = all are T long and share one generator.
+
+        Returns:
+            wav (B, 1, T · hop_length) in (-1, 1), without meaning after the end of a clip, and the f0
+            (B, T) that was used.
+
+        Raises:
+            ConfigError: `predict_f0` on a voice without it.
+        """
+        n_frames = f0.shape[1]
+        if speaker_mix is not None and speaker_mix.shape[-2] not in (1, n_frames):
+            raise ValueError(f"speaker_mix has {speaker_mix.shape[-2]} rows for {n_frames} frames")
+        if lengths is None:
+            noise = self.draw_noise(f0.shape[0], n_frames, seed=seed, device=f0.device)
+        else:
+            noise = self._draw_alike(lengths, n_frames, seed=seed, device=f0.device)
+        return self.synthesize(
+            units,
+            f0,
+            uv,
+            self.speaker_condition(speaker, speaker_mix),
+            noise,
+            noise_scale=noise_scale,
+            predict_f0=predict_f0,
+            volume=volume,
+            lengths=lengths,
+        )
+
+    def infer_many(
+        self,
+        clips: Sequence[Clip],
+        *,
+        noise_scale: float = 0.35,
+        seed: int = DEFAULT_SEED,
+        predict_f0: bool = False,
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Convert several clips in one batch; arguments as of `infer`.
+
+        Returns:
+            Of each clip, wav (T · hop_length,) and the f0 (1, T) that was used: what it gives alone,
+            rounding apart.
+
+        Raises:
+            ConfigError: `predict_f0` on a voice without it.
+        """
+        if not clips:
+            return []
+        lengths = [len(clip) for clip in clips]
+        longest, device = max(lengths), clips[0].f0.device
+        volumes = [clip.volume for clip in clips if clip.volume is not None]
+        ids = [clip.speaker for clip in clips if isinstance(clip.speaker, int)]
+        mixed = len(ids) < len(clips)
+        wav, f0 = self.infer(
+            _rows([clip.units for clip in clips], longest),
+            _rows([clip.f0 for clip in clips], longest),
+            _rows([clip.uv for clip in clips], longest),
+            None if mixed else torch.tensor(ids, device=device),
+            speaker_mix=self._mixes(clips, longest) if mixed else None,
+            noise_scale=noise_scale,
+            seed=seed,
+            predict_f0=predict_f0,
+            volume=_rows(volumes, longest) if volumes else None,
+            lengths=lengths if len(clips) > 1 else None,
+        )
+        hop = self.dec.hop_length
+        return [
+            (one[0, : length * hop], pitch[None, :length])
+            for one, pitch, length in zip(wav, f0, lengths)
+        ]
+
+    def _mixes(self, clips: Sequence[Clip], n_frames: int) -> Tensor:
+        """Weights of all clips, (B, n_frames, S); of a lone clip (T, S), as it came."""
+        if len(clips) == 1 and isinstance(clips[0].speaker, Tensor):
+            return clips[0].speaker
+        table = torch.zeros(len(clips), n_frames, self.config.n_speakers, device=clips[0].f0.device)
+        for rows, clip in zip(table, clips):
+            if isinstance(clip.speaker, int):
+                rows[:, clip.speaker] = 1
+            else:
+                rows[: len(clip), : clip.speaker.shape[1]] = clip.speaker
+        return table
+
+
+def _rows(parts: Sequence[Tensor], length: int) -> Tensor:
+    """Pad clips (1, ..., T_i) with zeros to a batch (B, ..., length)."""
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([F.pad(part, (0, length - part.shape[-1])) for part in parts])
+
+
+def _fill(noise: Tensor, n_samples: int) -> Tensor:
+    """Pad (1, N, H) with zeros to n_samples."""
+    return F.pad(noise, (0, 0, 0, n_samples - noise.shape[1]))
