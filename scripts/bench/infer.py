@@ -9,7 +9,8 @@ Each optimisation is measured alone on top of it, then `svc infer` as a whole. E
 its own on as many cores as it has threads; the rows are measured in turns, several times, and the tables
 have the medians, so that a machine's moods fall on all of them. Songs of a minute and more are sung once,
 by the rows that matter. Nets have the sizes of the default config and made-up weights: speed does not
-depend on them. Leave the machine alone all the same.
+depend on them. Leave the machine alone all the same; where that cannot be, `--clock cpu` with one thread
+counts the processor's time instead of the wall's.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from doc_section import write_section
-from infer_rows import NETS, Row, net_rows, rows
+from infer_rows import net_rows, rows
 from infer_song import sung, write_song, write_voice
 from infer_tables import net_table, song_tables
 from train import machine
@@ -64,9 +65,7 @@ def ask(order: Order, what: str) -> Answer:
     return answer
 
 
-def in_turns(
-    orders: Sequence[tuple[str, Order]], rounds: int
-) -> list[list[Answer]]:
+def in_turns(orders: Sequence[tuple[str, Order]], rounds: int) -> list[list[Answer]]:
     """Measure everything in turns; one list of answers, of all rounds, per order."""
     answers: list[list[Answer]] = [[] for _ in orders]
     for number in range(rounds):
@@ -102,13 +101,13 @@ class Bench:
         args = self.args
         return {
             "folder": str(self.folder), "device": args.device, "quick": args.quick,
-            "threads": threads, "limit": args.limit, "f0": args.f0_predictor,
+            "threads": threads, "limit": args.limit, "clock": args.clock, "f0": args.f0_predictor,
             "index": None if args.index is None else str(args.index), **more,
         }  # fmt: skip
 
     def where(self, threads: int) -> str:
         """Which machine, for a table."""
-        return machine(self.args.device, threads, "wall")
+        return machine(self.args.device, threads, self.args.clock)
 
     def words(self, *words: str, threads: int) -> str:
         """The name of a section."""
@@ -120,7 +119,9 @@ class Bench:
     def nets(self, threads: int) -> None:
         """Seconds of every net, and the share of the machine's peak."""
         args = self.args
-        table = [row for row in net_rows(args.device, compiled=args.compile) if self.chosen(row.label)]
+        table = [
+            row for row in net_rows(args.device, compiled=args.compile) if self.chosen(row.label)
+        ]
         size = 256 if args.quick else None
         orders = [("matrix products", self.order(threads, kind="peak", size=size))]
         for row in table:
@@ -185,6 +186,7 @@ def build_parser() -> argparse.ArgumentParser:
     flag("--f0_predictor", default="pm", help="an id of svc f0 (default: pm)")
     flag("--song", type=Path, help="an audio file (default: the demo singer)")
     flag("--index", type=Path, help="retrieve from this index: a file of svc train-index")
+    flag("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for one thread only")
     flag("--limit", type=float, default=7200, help="seconds that a row may take")
     flag("--quick", action="store_true", help="tiny nets, one round of a short song")
     flag("--json", type=Path, metavar="FILE", help="write the texts, too")
@@ -193,8 +195,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    args = build_parser().parse_args(arguments)
+    parser = build_parser()
+    args = parser.parse_args(arguments)
     kind = args.device.partition(":")[0]
+    if args.clock == "cpu" and (args.threads != [1] or kind != "cpu"):
+        parser.error("--clock cpu counts the time of one thread: add --threads 1 --device cpu")
     if kind == "cuda" and not torch.cuda.is_available():
         print("no CUDA device here: nothing is measured")
         return 0

@@ -19,9 +19,13 @@ from infer_work import best_seconds, operations
 from torch import Tensor, nn
 
 from svc.config import SvcConfig
+from svc.devices import precision_dtype
 from svc.f0 import build_f0_predictor
 from svc.retrieval.base import load_retriever
 from svc.synthesizer.model import DEFAULT_SEED, Synthesizer
+from svc.vocoder.backends.base import Decoder
+from svc.vocoder.backends.onnx import OnnxGenerator
+from svc.vocoder.backends.openvino import OpenvinoGenerator
 from svc.vocoder.settle import settle_generator
 from svc.vocoder.source import SourceNoise
 
@@ -96,7 +100,8 @@ def generator_of(name: str, nets: PlainNets) -> Generate:
 
     Args:
         name: "plain"; "folded", the plain one whose weights are normalised once; "source", ours with
-            weight norm, whose harmonic source is in closed form.
+            weight norm, whose harmonic source is in closed form; or back end and precision, such as
+            "torch fp32", "onnx fp32" or "openvino bf16".
         nets: give the weights.
     """
     if name == "plain":
@@ -105,10 +110,15 @@ def generator_of(name: str, nets: PlainNets) -> Generate:
         return PlainNets(nets.net, folded=True).generate
     net = ours(nets.net)
     if name == "source":
-        return sung_by(net)
+        return sung_by(net.dec)
     net.fold_weight_norm()
-    settle_generator(net.dec, torch.bfloat16 if name == "torch bf16" else torch.float32)
-    return sung_by(net)
+    backend, precision = name.split()
+    if backend == "onnx":
+        return sung_by(OnnxGenerator(net.dec))
+    if backend == "openvino":
+        return sung_by(OpenvinoGenerator(net.dec, precision))
+    settle_generator(net.dec, precision_dtype(precision))
+    return sung_by(net.dec)
 
 
 def ours(net: Synthesizer) -> Synthesizer:
@@ -118,14 +128,14 @@ def ours(net: Synthesizer) -> Synthesizer:
     return made
 
 
-def sung_by(net: Synthesizer) -> Generate:
-    """The decoder of a net as a step."""
+def sung_by(decoder: Decoder) -> Generate:
+    """A decoder as a step."""
 
     @torch.inference_mode()
     def generate(z: Tensor, f0: Tensor, g: Tensor) -> Tensor:
         draws = torch.Generator().manual_seed(DEFAULT_SEED)
-        wav: Tensor = net.dec(z, f0, g, generator=draws)
-        return wav
+        noise = decoder.m_source.draw(*f0.shape, generator=draws, device=f0.device)
+        return decoder(z, f0, g, random=noise)
 
     return generate
 
@@ -139,7 +149,7 @@ def plain_singer(folder: Path, row: Row, order: Order) -> PlainConverter:
     Args:
         folder: of `write_voice`.
         row: what is replaced.
-        order: `device`, `quick`, `f0` (an id of `svc.f0`) and `index` (path, or None).
+        order: `device`, `quick`, `clock`, `f0` (an id of `svc.f0`) and `index` (path, or None).
     """
     device, quick = order["device"], order["quick"]
     config, net = load_plain(folder)
@@ -163,7 +173,7 @@ def plain_singer(folder: Path, row: Row, order: Order) -> PlainConverter:
     )  # fmt: skip
     return PlainConverter(
         nets, steps, sr=data.sampling_rate, hop=data.hop_length, mode=data.unit_interpolate_mode,
-        device=device, ahead=row.ahead,
+        device=device, ahead=row.ahead, stages=Stages(order["clock"]),
     )  # fmt: skip
 
 
@@ -201,7 +211,9 @@ class Input:
         return cls(*(part.to(device) for part in parts))
 
 
-def net_of(net: str, name: str, nets: PlainNets, given: Input, *, quick: bool) -> Callable[[], Tensor]:
+def net_of(
+    net: str, name: str, nets: PlainNets, given: Input, *, quick: bool
+) -> Callable[[], Tensor]:
     """What is timed: `net` ("generator", "prior and flow", "encoder"), computed by `name`."""
     g = nets.condition(0)
     if net == "generator":
@@ -219,7 +231,8 @@ def measure_net(order: Order) -> dict[str, Any]:
     """Time a net on made-up input.
 
     Args:
-        order: `net` and `name` as of `net_of`; `audio` seconds, `runs`, `folder`, `device`, `quick`.
+        order: `net` and `name` as of `net_of`; `audio` seconds, `runs`, `clock`, `folder`, `device`,
+            `quick`.
 
     Returns:
         Least `seconds` of a run; `operations`, those of the plain net; and `snr`, dB, of a generator
@@ -230,7 +243,8 @@ def measure_net(order: Order) -> dict[str, Any]:
     nets = PlainNets(synthesizer.to(device))
     given = Input.made_up(config, order["audio"], device)
     work = net_of(net, name, nets, given, quick=quick)
-    answer: dict[str, Any] = {"seconds": best_seconds(work, torch.device(device), order["runs"])}
+    seconds = best_seconds(work, torch.device(device), order["runs"], order["clock"])
+    answer: dict[str, Any] = {"seconds": seconds}
     if net == "generator":
         torch.manual_seed(DEFAULT_SEED)
         wav, stored = work().float().cpu().numpy(), Path(order["folder"]) / "generator.npy"

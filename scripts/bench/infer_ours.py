@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ class OurSinger:
 
     def sing(self, source: Path, target: Path) -> tuple[int, float]:
         """See `infer_nets.Singer`."""
-        begun = time.perf_counter()
+        begun = self.stages.clock()
         first = 0.0
         facts = SongFacts.of(FileSource.of(source), self.options.slice_db, "mono")
         n_samples = self.converter.output_length(facts.survey.n_samples, facts.source.sr)
@@ -51,7 +50,7 @@ class OurSinger:
         def sung() -> Iterator[FloatArray]:
             nonlocal first
             for part in parts:
-                first = first or time.perf_counter() - begun
+                first = first or self.stages.clock() - begun
                 yield part
 
         with contextlib.closing(
@@ -65,7 +64,7 @@ class OurSinger:
 
 def our_singer(folder: Path, row: Row, order: dict[str, Any]) -> OurSinger:
     """Load the voice of `write_voice` as `svc infer` does; arguments as of `infer_nets.plain_singer`."""
-    stages = Stages()
+    stages = Stages(order["clock"])
 
     def encoder(name: str, *, precision: str, **_: object) -> object:
         del name

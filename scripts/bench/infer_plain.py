@@ -9,7 +9,6 @@ the table replace single steps by ours. Used by scripts/bench/infer.py and tests
 from __future__ import annotations
 
 import io
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -152,7 +151,9 @@ class Steps:
         return replace(self, **made)
 
 
-def retrieval_step(retriever: UnitRetriever, ratio: float, speaker: str) -> Callable[[Tensor], Tensor]:
+def retrieval_step(
+    retriever: UnitRetriever, ratio: float, speaker: str
+) -> Callable[[Tensor], Tensor]:
     """Mix units (N, D), stretched to frames before, with what is found for them."""
 
     def match(units: Tensor) -> Tensor:
@@ -172,13 +173,14 @@ class PlainConverter:
         mode: how units are stretched to frames.
         device: where the nets are.
         ahead: slices whose F0 is found, in another thread, before they are sung.
+        stages: what the steps are timed with.
     """
 
     def __init__(
         self, nets: PlainNets, steps: Steps, *, sr: int, hop: int, mode: str,
-        device: torch.device | str = "cpu", ahead: int = 0,
+        device: torch.device | str = "cpu", ahead: int = 0, stages: Stages | None = None,
     ) -> None:  # fmt: skip
-        self.stages = Stages()
+        self.stages = stages or Stages()
         self.steps = steps.timed(self.stages)
         self.nets, self.sr, self.hop, self.mode, self.ahead = nets, sr, hop, mode, ahead
         self.device = torch.device(device)
@@ -190,7 +192,7 @@ class PlainConverter:
         Returns:
             Samples of the result, and seconds until the first of them were there: only the whole is.
         """
-        begun = time.perf_counter()
+        begun = self.stages.clock()
         stages, steps = self.stages, self.steps
         wav, sr = steps.read(source)
         result: list[float] = []
@@ -206,7 +208,7 @@ class PlainConverter:
                 result.extend(np.pad(made, (missing // 2, missing - missing // 2)).tolist())
         with stages.stage("join"):
             song = np.array(result)
-        first = time.perf_counter() - begun
+        first = self.stages.clock() - begun
         steps.write(target, song, self.sr)
         return len(song), first
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -10,8 +9,8 @@ import torch
 
 from svc.training.machine import best_precision
 
-PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
-"""What a back end needs."""
+PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
+"""What the back ends of the generator need besides torch."""
 
 
 @dataclass(frozen=True)
@@ -20,24 +19,24 @@ class Row:
 
     Attributes:
         label: in the table.
-        ours: `svc infer`, else the plain path with some steps replaced.
         generator: of the plain path, a name of `infer_nets.generator_of`.
         latent: of the plain path: "plain" or "ours", prior and flow.
         encoder: of the plain path: "plain", or the precision of ours.
         ahead: of the plain path: slices whose F0 is computed ahead.
-        backend: of ours (`--backend`).
-        precision: of ours (`--precision`).
-        compiled: of ours (`--compile`).
-        batched: of ours: windows are rendered together where that is worth it.
+        ours: `svc infer` instead of the plain path; what follows is for it.
+        backend: `--backend`.
+        precision: `--precision`.
+        compiled: `--compile`.
+        batched: windows are rendered together where that is worth it.
         always: measured on long songs, too.
     """
 
     label: str
-    ours: bool = False
     generator: str = "plain"
     latent: str = "plain"
     encoder: str = "plain"
     ahead: int = 0
+    ours: bool = False
     backend: str = "torch"
     precision: str = "fp32"
     compiled: bool = False
@@ -45,37 +44,12 @@ class Row:
     always: bool = False
 
 
-def backends() -> list[str]:
-    """Back ends of the generator besides torch whose packages are installed."""
-    return [name for name, needed in PACKAGES.items() if all(find_spec(p) for p in needed)]
-
-
-def rows(device: str, *, compiled: bool) -> list[Row]:
-    """The plain path first."""
-    half = best_precision(torch.device(device)) != "fp32"
-    found = [
-        Row("plain", always=True),
-        Row("weight norm folded", generator="folded"),
-        Row("harmonic source in closed form", generator="source"),
-        Row("prior and flow of svc", latent="ours"),
-        Row("encoder of svc", encoder="fp32"),
-        Row("F0 ahead", ahead=1),
-        Row("generator laid out", generator="torch fp32"),
-    ]
-    if half:
-        found += [
-            Row("generator in bf16", generator="torch bf16"),
-            Row("encoder in bf16", encoder="bf16"),
-        ]
-    return [*found, Row("svc infer, fp32", ours=True, always=True)]
-
-
 @dataclass(frozen=True)
 class NetRow:
     """A net alone.
 
     Attributes:
-        net: one of `NETS`.
+        net: "generator", "prior and flow" or "encoder".
         label: who computes it, in the table.
         name: as of `infer_nets.net_of`.
         precision: of its products, "fp32" or "bf16".
@@ -87,13 +61,71 @@ class NetRow:
     precision: str = "fp32"
 
 
-NETS = ("generator", "prior and flow", "encoder")
+def backends(device: str) -> list[str]:
+    """Back ends of the generator besides torch: those whose packages are installed, on the CPU."""
+    if device != "cpu":
+        return []
+    return [name for name, needed in PACKAGES.items() if all(map(find_spec, needed))]
+
+
+def rows(device: str, *, compiled: bool) -> list[Row]:
+    """All rows, the plain path first."""
+    half = best_precision(torch.device(device)) != "fp32"
+    others = backends(device)
+    found = [
+        Row("plain", always=True),
+        Row("weight norm folded", generator="folded"),
+        Row("harmonic source in closed form", generator="source"),
+        Row("prior and flow of svc", latent="ours"),
+        Row("encoder of svc", encoder="fp32"),
+        Row("F0 of the next slice ahead", ahead=1),
+        Row("generator folded and laid out", generator="torch fp32"),
+        *(Row(f"generator on {name}", generator=f"{name} fp32") for name in others),
+    ]
+    if half:
+        found += [
+            Row("generator in bf16", generator="torch bf16"),
+            *(
+                Row("generator on openvino in bf16", generator="openvino bf16")
+                for name in others
+                if name == "openvino"
+            ),
+            Row("encoder in bf16", encoder="bf16"),
+        ]
+    found += [Row("svc infer, fp32", ours=True, always=True)]
+    found += [Row(f"svc infer, {name}", ours=True, backend=name) for name in others]
+    if half:
+        found += [Row("svc infer, bf16", ours=True, precision="bf16")]
+    best = "bf16" if half else "fp32"
+    if device != "cpu":
+        found += [
+            Row("svc infer, fp32, one by one", ours=True, batched=False),
+            Row(f"svc infer, {best}, one by one", ours=True, precision=best, batched=False),
+        ]
+    if compiled:
+        found += [Row(f"svc infer, {best}, --compile", ours=True, precision=best, compiled=True)]
+    fastest = Row("svc infer, fastest", ours=True, backend="auto", precision="auto", always=True)
+    return [*found, fastest]
 
 
 def net_rows(device: str, *, compiled: bool) -> list[NetRow]:
-    """Every net, the plain one first."""
-    found = [NetRow("generator", "plain", "plain"), NetRow("generator", "weight norm folded", "folded"),
-    NetRow("generator", "torch fp32", "torch fp32"),NetRow("generator", "torch bf16", "torch bf16", "bf16"),
-    NetRow("prior and flow", "plain", "plain"), NetRow("prior and flow", "svc", "ours"),
-    NetRow("encoder", "plain", "plain"), NetRow("encoder", "svc fp32", "fp32"), NetRow("encoder", "svc bf16", "bf16", "bf16"),]
-    return found
+    """Every net; of each the plain one first."""
+    half = best_precision(torch.device(device)) != "fp32"
+    others = backends(device)
+    found = [
+        NetRow("generator", "plain", "plain"),
+        NetRow("generator", "weight norm folded", "folded"),
+        NetRow("generator", "torch, laid out", "torch fp32"),
+        *(NetRow("generator", name, f"{name} fp32") for name in others),
+    ]
+    if half:
+        found += [NetRow("generator", "torch, bf16", "torch bf16", "bf16")]
+        if "openvino" in others:
+            found += [NetRow("generator", "openvino, bf16", "openvino bf16", "bf16")]
+    found += [
+        NetRow("prior and flow", "plain", "plain"),
+        NetRow("prior and flow", "svc", "ours"),
+        NetRow("encoder", "plain", "plain"),
+        NetRow("encoder", "svc, fp32", "fp32"),
+    ]
+    return [*found, *([NetRow("encoder", "svc, bf16", "bf16", "bf16")] if half else [])]

@@ -18,6 +18,8 @@ STAGES = (
     "write",
 )  # fmt: skip
 """In the order of the way through a song."""
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+"""Seconds of the clock on the wall, or of the processor in all threads together."""
 
 
 class Stages:
@@ -26,11 +28,16 @@ class Stages:
     Threads are told apart: a stage that runs beside others has its own seconds, so that the sum may
     exceed the time by the clock.
 
+    Args:
+        clock: one of `CLOCKS`.
+
     Attributes:
+        clock: what it is, seconds.
         settle: called before the clock is read; waits for a device.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: str = "wall") -> None:
+        self.clock = CLOCKS[clock]
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.settle: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
@@ -41,12 +48,12 @@ class Stages:
         """Count what happens inside."""
         open_stages: list[float] = self._thread.__dict__.setdefault("inner", [])
         open_stages.append(0.0)
-        begin = time.perf_counter()
+        begin = self.clock()
         try:
             yield
         finally:
             self.settle()
-            spent = time.perf_counter() - begin
+            spent = self.clock() - begin
             inner = open_stages.pop()
             if open_stages:
                 open_stages[-1] += spent

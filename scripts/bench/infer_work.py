@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import torch
+from infer_stages import CLOCKS
 from torch.utils.flop_counter import FlopCounterMode
 
 PRODUCT = {"cpu": {"fp32": 2048, "bf16": 4096}, "cuda": {"fp32": 8192, "bf16": 8192}}
@@ -24,27 +24,32 @@ def operations(work: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-def best_seconds(work: Callable[[], object], device: torch.device, runs: int) -> float:
-    """Least seconds of several runs, after one that does not count."""
+def best_seconds(
+    work: Callable[[], object], device: torch.device, runs: int, clock: str = "wall"
+) -> float:
+    """Least seconds of several runs, after one that does not count; `clock` as of `Stages`."""
+    now = CLOCKS[clock]
     work()
     best = float("inf")
     for _ in range(runs):
         _settle(device)
-        begin = time.perf_counter()
+        begin = now()
         work()
         _settle(device)
-        best = min(best, time.perf_counter() - begin)
+        best = min(best, now() - begin)
     return best
 
 
-def product_peak(device: torch.device, precision: str, *, size: int | None = None) -> float:
+def product_peak(
+    device: torch.device, precision: str, *, size: int | None = None, clock: str = "wall"
+) -> float:
     """Floating-point operations per second of torch's matrix product at its best."""
     size = size or PRODUCT["cuda" if device.type == "cuda" else "cpu"][precision]
     made = torch.Generator().manual_seed(0)
     a, b = (
         torch.randn(size, size, generator=made).to(device, _DTYPES[precision]) for _ in range(2)
     )
-    return 2 * size**3 / best_seconds(lambda: torch.mm(a, b), device, 5)
+    return 2 * size**3 / best_seconds(lambda: torch.mm(a, b), device, 5, clock)
 
 
 def _settle(device: torch.device) -> None:

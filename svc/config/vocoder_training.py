@@ -20,7 +20,11 @@ from svc.errors import ConfigError
 
 @dataclass(frozen=True)
 class VocoderTrainConfig(TrainConfig):
-    """Section `train`; keys as a voice's (spec_core 1.3), of which those about units, KL and speakers have no use."""
+    """Section `train`; keys as a voice's (spec_core 1.3), of which those about units, KL and speakers have no use.
+
+    Nor have `ema_decay` and `val_clips`: no average of a vocoder's weights is kept, `model_best` is the plain weights of
+    the best evaluation, and how many clips are held out and sung is said by ``--val_clips``.
+    """
 
     segment_size: int = 16384  # samples of a crop
     log_interval: int = 100  # steps

@@ -17,7 +17,9 @@ arithmetic):
 * M1: pitches above 1103 Hz use the highest pitch embedding instead of wrapping to row 0.
 * Input is resampled with soxr; 16 kHz for the speech encoder is made with the windowed sinc of
   the original's inference.
-* A file in which nothing is louder than `slice_db` becomes exact silence, however short it is.
+* A file in which nothing is louder than `slice_db` becomes exact silence, however short it is; and
+  where the song stays below -80 dBFS for a tenth of a second, the result is exact silence too, but
+  for fades of 20 ms.
 """
 
 from __future__ import annotations

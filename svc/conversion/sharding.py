@@ -231,7 +231,7 @@ class SharedRun:
                 make_folder(self.folder)
                 facts = {"run": self.member.run, "plan": self._plan}
                 write_text(self.folder / "run.json", json.dumps(facts))
-            elif not live:
+            elif not live and not all(map(self._is_settled, self.jobs)):
                 self._go_on()
             rank = "x" if self.member.rank is None else self.member.rank
             here = None

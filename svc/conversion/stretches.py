@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from svc.audio.hush import silence_gain
 from svc.audio.pitch import F0Track
 from svc.conversion.ahead import runs_beside, with_tracks
 from svc.conversion.assembly import Assembler
@@ -33,6 +34,9 @@ from svc.conversion.windows import Stretch, Window
 from svc.errors import DeviceError
 from svc.f0.curve import FrameGrid, cut, cut_at
 from svc.progress import Progress
+
+SILENCE_DB = -80.0
+"""Where the song stays below this peak level, dBFS, the result is silent, whatever the model whispers."""
 
 Render = Callable[[Sequence[Window]], list[FloatArray]]
 """``render(windows) -> wavs (n // hop_length * hop_length,)``, at the model's rate."""
@@ -124,6 +128,7 @@ def _by_pieces(
     hop, predictor = voice.hop_length, voice.f0_predictor
     segments, rates = song.survey.segments, (song.source.sr, voice.sampling_rate)
     n_pieces = count_pieces(segments, reader.n_samples, *rates, options)
+    silence_db = min(SILENCE_DB, options.slice_db)  # what counts as sound for the user is sung
     done = 0
     report(done, n_pieces, "")
     with ExitStack() as stack:
@@ -137,7 +142,9 @@ def _by_pieces(
         ):
             windows = [stretch.window for stretch in group]
             for stretch, wav in zip(group, longest_first(windows, render), strict=True):
-                yield from assembler.add(stretch.piece, stretch.part(wav))
+                gain = silence_gain(stretch.window.wav, voice.sampling_rate, silence_db)
+                sung = wav if gain is None else wav * gain
+                yield from assembler.add(stretch.piece, stretch.part(sung))
                 done += 1
                 report(done, n_pieces, "")
     yield from assembler.finish()

@@ -15,7 +15,7 @@ from svc.errors import SvcError
 from svc.training.journal import Journal
 from svc.training.rundir import Start, move_aside
 from svc.training.state import EXTRA
-from svc.training.stopping import StopSignal
+from svc.training.stopping import PATIENCE, StopSignal
 
 BEST = "G_best.pth"
 """Beside the checkpoints of a voice; no step in its name, so no start and no pruning takes it for one."""
@@ -77,7 +77,7 @@ class Contest:
         is done.
         """
         if self.over and not stop.wished():
-            stop.name = "patience"
+            stop.name = PATIENCE
             best = (
                 "" if self.best is None else f" than {self.best.score:.4g} at step {self.best.step}"
             )

@@ -21,6 +21,7 @@ from svc.progress import Progress
 from svc.training import state
 from svc.training.batches import TINY_DATASET, EpochBatches, stream_of
 from svc.training.checks import tell
+from svc.training.claim import claim
 from svc.training.diffusion_checks import (
     DiffusionLists,
     check_config,
@@ -85,17 +86,20 @@ def train(
             what to do.
     """
     with Ranks.from_environment() as ranks:
-        return _train(options, ranks, progress, loading)
+        written = load_diffusion_config(options.config)
+        run_dir = Path(apply_overrides(written, options).env.expdir)
+        with claim(run_dir, needed=ranks.is_main):
+            return _train(written, options, ranks, progress, loading)
 
 
 def _train(
+    written: DiffusionConfig,
     options: DiffusionTrainOptions,
     ranks: Ranks,
     progress: Progress | None,
     loading: Progress | None,
 ) -> DiffusionTrainResult:
     # ---- everything that can be wrong is looked at before anything is written --------------------
-    written = load_diffusion_config(options.config)
     config = apply_overrides(written, options)
     check_config(config)
     run_dir = Path(config.env.expdir)

@@ -171,7 +171,6 @@ class DiffusionTask:
             "validation", step, seconds=round(time.monotonic() - began, 3), scores=scores,
             loss={"loss": loss}, clips=len(self.validation), measure=self.validation.measure,
         )  # fmt: skip
-        self.journal.flush()
 
     def _sing(self, step: int, stopping: Callable[[], bool]) -> tuple[list[float], list[float]]:
         """Draw and record the clips that are sung; returns mel distances and real-time factors."""

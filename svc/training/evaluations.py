@@ -141,7 +141,6 @@ class Evaluations:
                 level=logging.WARNING,
             )
         self._tell_time(step, began)
-        self.journal.flush()
 
     def _evaluate(self, step: int, epoch: int, regular: bool, stopping: Callable[[], bool]) -> None:
         began = time.monotonic()

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from svc.atomic import make_folder, output_error
+from svc.training.events import EventFile
 
 logger = logging.getLogger(__name__)
 
@@ -52,18 +53,15 @@ class Journal:
         events: str = "",
         evaluation: str | None = "eval",
     ) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         make_folder(run_dir)
         self._run_dir, self._troubled = run_dir, False
         try:
             self._log = (run_dir / log_name).open("a", encoding="utf-8")
             self._metrics = open_lines(run_dir / METRICS)
             folder = run_dir / events
-            self._train: Any = SummaryWriter(str(folder), purge_step=first_step)
-            self._eval: Any = self._train
+            self._train = self._eval = EventFile(folder, first_step)
             if evaluation is not None:
-                self._eval = SummaryWriter(str(folder / evaluation), purge_step=first_step)
+                self._eval = EventFile(folder / evaluation, first_step)
         except OSError as error:
             raise output_error(run_dir, error) from error
         self.event("resume" if first_step > 1 else "start", first_step - 1)
@@ -119,7 +117,7 @@ class Journal:
     def images(self, images: Mapping[str, npt.NDArray[np.uint8]], step: int) -> None:
         """Write pictures (H, W, 3) of the training writer."""
         for tag, image in images.items():
-            self._put(self._train.add_image, tag, image, step, dataformats="HWC")
+            self._put(self._train.add_image, tag, image, step)
 
     def eval_scalars(self, values: Mapping[str, float], step: int) -> None:
         """Write numbers of the evaluation writer."""
@@ -129,21 +127,16 @@ class Journal:
     def eval_images(self, images: Mapping[str, npt.NDArray[np.uint8]], step: int) -> None:
         """Write pictures (H, W, 3) of the evaluation writer."""
         for tag, image in images.items():
-            self._put(self._eval.add_image, tag, image, step, dataformats="HWC")
+            self._put(self._eval.add_image, tag, image, step)
 
     def eval_audio(
         self, audio: Mapping[str, npt.NDArray[np.float32]], step: int, sampling_rate: int
     ) -> None:
         """Write sound, each (T,) in [-1, 1], of the evaluation writer."""
         for tag, wav in audio.items():
-            self._put(self._eval.add_audio, tag, wav[None], step, sample_rate=sampling_rate)
+            self._put(self._eval.add_audio, tag, wav, step, sampling_rate)
 
     # ---- files -----------------------------------------------------------------------------------
-
-    def flush(self) -> None:
-        """Hand everything to the operating system."""
-        for writer in (self._train, self._eval):
-            self._put(writer.flush)
 
     def close(self) -> None:
         """Close all files."""

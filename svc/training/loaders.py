@@ -1,16 +1,15 @@
-"""Loader processes that die, or that do not want to end: a clear end instead of a traceback, and none that stays behind."""
+"""Loader processes that die, or do not want to end: one line instead of a traceback, and none that stays behind."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import multiprocessing
 import re
 import signal
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -38,36 +37,62 @@ def closed(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
     before = multiprocessing.active_children()
     batches = iter(loader)
     workers = [child for child in multiprocessing.active_children() if child not in before]
-    close = functools.partial(_close, batches, workers)
+    close = _Close(batches, workers)
     atexit.register(close)  # for an iterator that nobody has closed when Python leaves
     try:
         yield batches
     finally:
-        atexit.unregister(close)
-        close()
+        with _twice(close):
+            atexit.unregister(close)
 
 
-def _close(batches: Any, workers: Sequence[BaseProcess]) -> None:
-    """Let torch end its processes, and kill those that are left after `_GRACE`.
+class _Close:
+    """Ends the processes of a loader, once.
 
-    torch does it in a thread of its own: a process that was killed while it held a lock that all of them
-    share would let it wait for ever (`multiprocessing.Event.set`).
+    torch is asked first, in a thread of its own: a process that was killed while it held a lock that all
+    of them share would let torch wait for ever (`multiprocessing.Event.set`). What is left after `_GRACE`
+    is killed.
+
+    Args:
+        batches: the iterator.
+        workers: its processes.
     """
-    if not workers:
-        return
-    end = getattr(batches, "_shutdown_workers", None)
-    with _deaf():
-        thread = threading.Thread(target=end, name="loader's end", daemon=True)
-        with contextlib.suppress(RuntimeError):  # at the very end of Python none can be started
-            if end is not None:
+
+    def __init__(self, batches: Any, workers: Sequence[BaseProcess]) -> None:
+        self._batches, self._workers = batches, workers
+
+    def __call__(self) -> None:
+        if not self._workers:
+            return
+        end = getattr(self._batches, "_shutdown_workers", None)
+        with _deaf():
+            thread = threading.Thread(target=end, name="loader's end", daemon=True)
+            with contextlib.suppress(RuntimeError):  # at the very end of Python none can be started
                 thread.start()
                 thread.join(_GRACE)
-        for worker in workers:
-            worker.kill()
-        if thread.ident is not None:
-            thread.join(_GRACE)
-        for worker in workers:
-            worker.join(_GRACE)
+            for worker in self._workers:
+                worker.kill()
+            if thread.ident is not None:
+                thread.join(_GRACE)
+            for worker in self._workers:
+                worker.join(_GRACE)
+        self._workers = ()
+
+
+@contextlib.contextmanager
+def _twice(end: Callable[[], None]) -> Iterator[None]:
+    """Do something afterwards, and do it again.
+
+    The first time may be cut short before it has begun: torch tells of a death, once, wherever the main
+    process is at that moment. A process that was left behind would keep Python from ever leaving.
+    """
+    try:
+        try:
+            yield
+        finally:
+            end()
+    finally:
+        end()
 
 
 @contextlib.contextmanager
@@ -82,14 +107,18 @@ def lost_loaders() -> Iterator[None]:
         DatasetError: a loader process was killed; says how to go on.
     """
     before = multiprocessing.active_children()
-    with _told():  # twice: the signal may come while a broken connection is being dealt with
-        try:
-            with _told():
-                yield
-        finally:
-            # The error's frames hold on to the loader, so it has not ended its processes. They take
-            # no notice of the polite signal that Python would send at its exit, and then wait for.
-            _end([child for child in multiprocessing.active_children() if child not in before])
+
+    def end() -> None:
+        # The error's frames may hold on to the loader, so it has not ended its processes. They take no
+        # notice of the polite signal that Python would send at its exit, and then wait for.
+        _end([child for child in multiprocessing.active_children() if child not in before])
+
+    with (
+        _told(),
+        _twice(end),
+        _told(),
+    ):  # the signal may come while a broken connection is dealt with
+        yield
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 
 from svc.errors import OutputError
 from svc.progress import Progress
-from svc.training.stopping import StoppedError, StopSignal
+from svc.training.stopping import PATIENCE, SIGNALS, StoppedError, StopSignal
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +194,9 @@ def run(
             reason = "epochs"
             break
         if agree(stop.wished()):
-            reason = stop.name or "SIGTERM"  # of another process
+            # All processes say the same, though the wish may be of one of them; in doubt a signal's.
+            stops = (PATIENCE, *SIGNALS)
+            reason = next((name for name in stops if agree(stop.name == name)), "SIGTERM")
             break
         if schedule.max_steps is not None and position.step >= schedule.max_steps:
             reason = "max_steps"

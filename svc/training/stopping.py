@@ -20,7 +20,9 @@ class StoppedError(BaseException):
     """A signal has cut a wait short. No `Exception`: nothing on its way may take it for a fault."""
 
 
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C, the end of a rented machine, of a terminal
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C, the end of a rented machine, of a terminal
+PATIENCE = "patience"
+"""Why a run stops that has not got better for long, in the place of a signal's name."""
 
 
 class StopSignal(AbstractContextManager["StopSignal"]):
@@ -58,7 +60,7 @@ class StopSignal(AbstractContextManager["StopSignal"]):
     def __enter__(self) -> StopSignal:
         # Only the main thread may set handlers; elsewhere the caller's own handling stays.
         if threading.current_thread() is threading.main_thread():
-            for name in _NAMES:
+            for name in SIGNALS:
                 number = getattr(signal, name, None)  # SIGHUP: not everywhere
                 if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._note)
@@ -74,7 +76,7 @@ class StopSignal(AbstractContextManager["StopSignal"]):
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.name in _NAMES and number == signal.SIGINT:
+        if self.name in SIGNALS and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
         if self._waiting:

@@ -21,6 +21,7 @@ from svc.training import state
 from svc.training.batches import Batch, EpochBatches, choose_workers, collate, stream
 from svc.training.best import make_room, outdated
 from svc.training.checks import CheckedList, read_lists, tell
+from svc.training.claim import claim
 from svc.training.clips import ClipDataset, plan_memory
 from svc.training.compiling import check_compiler, compile_nets, uncompiled
 from svc.training.evaluations import Evaluations
@@ -145,7 +146,7 @@ def train(options: TrainOptions, *, progress: Progress | None = None) -> TrainRe
         SvcError: config, data, checkpoint or device are not usable, or a loss is not finite; says
             what to do.
     """
-    with Ranks.from_environment() as ranks:
+    with Ranks.from_environment() as ranks, claim(options.run_dir, needed=ranks.is_main):
         return _train(options, ranks, progress)
 
 

@@ -20,6 +20,7 @@ from svc.training import state
 from svc.training.batches import EpochBatches, choose_workers, stream_of
 from svc.training.best import KEY, Contest, Record
 from svc.training.checks import tell
+from svc.training.claim import claim
 from svc.training.following import begin_together, journal_of, task_of
 from svc.training.journal import Journal
 from svc.training.loaders import lost_loaders
@@ -137,7 +138,6 @@ class VocoderTask(AdversarialTask[VocoderBatch]):
             self.best = best
             self.journal.event("best", step, score=best.mel, path=(self.run_dir / BEST).as_posix())
             self.journal.note(f"the best so far: {self.run_dir / BEST}")
-        self.journal.flush()
 
     def roll_back(self, back: int) -> Path | None:
         """Go back to a checkpoint."""
@@ -183,7 +183,7 @@ def train_vocoder(
         SvcError: config, data, checkpoint, base or device are not usable, or a loss is not finite;
             says what to do.
     """
-    with Ranks.from_environment() as ranks:
+    with Ranks.from_environment() as ranks, claim(options.output, needed=ranks.is_main):
         return _train(options, ranks, progress)
 
 

@@ -129,13 +129,14 @@ def test_real_singing_by_windows_of_other_level(
             assert (now[at] - was[at])[sounding].max(initial=-99) < 3.5
 
 
-@pytest.mark.parametrize("options", FORCED)
+@pytest.mark.parametrize("options", FORCED[1:])
 def test_a_net_through_every_kind_of_cut(
     make_converter: Callable[..., Converter], singing: np.ndarray, options: InferOptions
 ) -> None:
     """A small net on real singing: 5 ms of a join exceed the loudest beside it by at most 1 dB."""
-    wav = singing[2 * SR : 8 * SR]
+    wav = singing[2 * SR : 6 * SR]
     joins = joins_of(wav, options)
+    assert len(joins) >= 2
     made = make_converter().convert(wav, SR, 0, options)
     assert made.shape == wav.shape
     assert excess(made, joins, edges=False) < 1.0
@@ -147,20 +148,45 @@ def test_slicer_cuts_of_real_singing(
 ) -> None:
     """Phrases with a pause of half a second: cut by the slicer, joined by 10 ms."""
     quiet = (0.0005 * np.random.default_rng(0).standard_normal(SR // 2)).astype(np.float32)
-    part = singing[2 * SR : 7 * SR]
-    wav = np.concatenate([part, quiet, part, quiet, part])
+    wav = np.concatenate([singing[2 * SR : 7 * SR], quiet, singing[3 * SR : 4 * SR]])
     joins = joins_of(wav, InferOptions())
-    assert len(joins) >= 2
+    assert len(joins) == 1
     made = make_converter().convert(wav, SR, 0)
     assert excess(made, joins, edges=False) < 1.0
     assert excess(made, joins, edges=True) < 1.0
 
 
+# ------------------------------------------------------------------------------ length, silence
+
+
 @pytest.mark.parametrize("sr", [8000, 22050, 44100, 48000, 96000])
-def test_length_and_silence(make_converter: Callable[..., Converter], song: Any, sr: int) -> None:
-    """To the sample; where the song was silent for long there are exact zeros."""
-    wav = np.concatenate([song([(0.5, 0.4), (11.0, 0.0), (0.4, 0.4)], sr), np.zeros(7, np.float32)])
-    made = make_converter().convert(wav, sr, 0)
-    assert made.shape == (-(-len(wav) * SR // sr),)
-    pause = made[round(5.6 * SR) : round(6.4 * SR)]
-    assert not pause.any()
+def test_the_length_is_kept_to_the_sample(echo: Any, rng: np.random.Generator, sr: int) -> None:
+    for _ in range(5):
+        wav = (0.2 * rng.standard_normal(int(rng.integers(1, 3 * sr)))).astype(np.float32)
+        made = Converter(echo(noise_of_chance)).convert(wav, sr, 0, FORCED[1])
+        assert made.shape == (-(-len(wav) * SR // sr),)
+
+
+@pytest.mark.parametrize(("sr", "seconds"), [(44100, 0.5), (48000, 12.0), (8000, 2.0)])
+@pytest.mark.parametrize("options", [InferOptions(), FORCED[1], InferOptions(slice_db=-79)])
+def test_silence_stays_silent_however_loudly_the_model_whispers(
+    echo: Any, song: Any, sr: int, seconds: float, options: InferOptions
+) -> None:
+    """Pauses that the slicer leaves to their phrases too: exact zeros, but for 20 ms at each side."""
+    wav = song([(0.7, 0.4), (seconds, 0.0), (0.6, 0.4)], sr)
+    dither = np.random.default_rng(0).uniform(-1, 1, len(wav)) / 32768
+    for source in (wav, (wav + dither).astype(np.float32)):
+        made = Converter(echo(noise_of_chance)).convert(source, sr, 0, options)
+        # 8 kHz ring a little longer beside the edges of the tone.
+        reach = 0.021 if sr > 8000 else 0.03
+        pause = made[round((0.7 + reach) * SR) : round((0.7 + seconds - reach) * SR)]
+        assert not pause.any()
+        for part in (made[: round(0.69 * SR)], made[round((0.71 + seconds) * SR) :]):
+            assert 0.08 < float(np.sqrt(np.mean(np.square(part)))) < 0.12
+
+
+def test_a_net_in_silence(make_converter: Callable[..., Converter], song: Any) -> None:
+    wav = song([(0.3, 0.4), (0.5, 0.0), (0.3, 0.4)])
+    made = make_converter().convert(wav, SR, 0)
+    assert not made[round(0.33 * SR) : round(0.77 * SR)].any()
+    assert made[: round(0.3 * SR)].any()

@@ -62,7 +62,7 @@ def test_the_plain_path_sings_what_the_original_does(load: Load, voice: Path, ah
     tone = 0.3 * np.sin(2 * np.pi * 220 * np.arange(7 * 44100) / 44100).astype(np.float32)
     tone[int(5.2 * 44100) : int(5.9 * 44100)] = 0
     songs.write_song(song, tone, 44100, 7.0)
-    order = {"device": "cpu", "quick": True, "f0": "pm", "index": None}
+    order = {"device": "cpu", "quick": True, "clock": "wall", "f0": "pm", "index": None}
     singer = nets_of.plain_singer(voice, nets_of.Row("plain", ahead=ahead), order)
     singer.steps = plain.replace(
         singer.steps,
@@ -129,7 +129,7 @@ def test_a_variant_without_a_plain_path_is_refused(load: Load, voice: Path) -> N
 def clock(load: Load, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """A clock that moves when it is told."""
     now = [0.0]
-    monkeypatch.setattr(load("infer_stages").time, "perf_counter", lambda: now[0])
+    monkeypatch.setitem(load("infer_stages").CLOCKS, "wall", lambda: now[0])
 
     def wait(seconds: float) -> None:
         now[0] += seconds
@@ -203,7 +203,7 @@ def test_operations_are_those_counted_by_hand(load: Load) -> None:
 
 def test_a_measured_net_says_how_much_it_did(load: Load, voice: Path) -> None:
     order = {"net": "generator", "name": "plain", "device": "cpu", "quick": True, "audio": 0.2,
-             "runs": 1, "folder": str(voice), "kind": "net"}  # fmt: skip
+             "runs": 1, "folder": str(voice), "kind": "net", "clock": "cpu"}  # fmt: skip
     plain = load("infer_row").measure(order)
     folded = load("infer_row").measure({**order, "name": "folded"})
     assert plain["seconds"] > 0
@@ -214,7 +214,7 @@ def test_a_measured_net_says_how_much_it_did(load: Load, voice: Path) -> None:
 
 
 def test_the_peak_is_measured_in_both_precisions(load: Load) -> None:
-    order = {"kind": "peak", "device": "cpu", "size": 64}
+    order = {"kind": "peak", "device": "cpu", "size": 64, "clock": "wall"}
     peaks = load("infer_row").measure(order)
     assert set(peaks) == {"fp32", "bf16"}
     assert all(1e6 < peak < 1e16 for peak in peaks.values())
@@ -287,6 +287,12 @@ def test_no_gpu_is_one_line(load: Load, capsys: pytest.CaptureFixture[str]) -> N
         pytest.skip("there is one")
     assert load("infer").main(["--device", "cuda"]) == 0
     assert capsys.readouterr().out == "no CUDA device here: nothing is measured\n"
+
+
+def test_processor_time_is_for_one_thread(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load("infer").main(["--clock", "cpu", "--threads", "2"])
+    assert "--threads 1" in capsys.readouterr().err
 
 
 def test_a_song_is_as_long_as_asked_and_never_twice_the_same(load: Load, tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from svc.training import events
 from svc.training.journal import METRICS, Journal
 
 
@@ -113,18 +115,58 @@ def test_a_full_disk_costs_lines_and_not_the_run(
 
 
 def test_events_that_cannot_be_written_cost_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """The writer of TensorBoard reports what its thread met at a later call."""
+    """The disk is full for two steps, after half of a record; then there is room again."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     journal = Journal(tmp_path, 1)
-    monkeypatch.setattr(
-        journal._train.file_writer.event_writer._async_writer._worker, "exception",
-        OSError(28, "No space left on device"),
-    )  # fmt: skip
-    journal.scalars({"loss": 1.0}, 1)
-    journal.images({"picture": np.zeros((2, 2, 3), np.uint8)}, 1)
-    journal.flush()
-    journal.record("train", 1)
-    assert len(lines(tmp_path)) == 2
-    monkeypatch.undo()
+    journal.scalars({"loss": 0.0}, 0)
+    true = events.FileIO.write
+
+    def full(file: events.FileIO, data: memoryview) -> int:
+        if len(data) < 10:
+            raise OSError(28, "No space left on device")
+        return true(file, data[: len(data) // 2])
+
+    with monkeypatch.context() as disk:
+        disk.setattr("svc.training.events.FileIO", type("Full", (events.FileIO,), {"write": full}))
+        assert journal._train._file is not None
+        journal._train._file = events.FileIO(journal._train._file.name, "ab")
+        for step in (1, 2):
+            journal.scalars({"loss": 1.0}, step)
+            journal.images({"picture": np.zeros((2, 2, 3), np.uint8)}, step)
+            journal.record("train", step)
+    journal.scalars({"loss": 3.0}, 3)
+    journal.images({"picture": np.zeros((2, 2, 3), np.uint8)}, 3)
     journal.close()
+    assert len(lines(tmp_path)) == 3
+    assert len([message for message in caplog.messages if "no space left" in message]) == 1
+    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 2  # none of the attempts is left
+    assert "Traceback" not in capfd.readouterr().err
+    seen = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
+    seen.Reload()
+    assert [(event.step, event.value) for event in seen.Scalars("loss")] == [(0, 0.0), (3, 3.0)]
+    assert [event.step for event in seen.Images("picture")] == [3]
+
+
+def test_events_of_steps_that_are_done_again_are_hidden(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for first, value in ((1, 1.0), (3, 2.0)):
+        with Journal(tmp_path, first) as journal:
+            for step in range(first, 5):
+                journal.scalars({"loss": value}, step)
+                journal.eval_audio({"sound": np.zeros(100, np.float32)}, step, 8000)
+        time.sleep(1.1)  # files are read in the order of their second
+    seen = EventAccumulator(str(tmp_path))
+    seen.Reload()
+    found = [(event.step, event.value) for event in seen.Scalars("loss")]
+    assert found == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]
+    assert seen.Tags()["audio"] == []
+    seen = EventAccumulator(str(tmp_path / "eval"), size_guidance={"audio": 0})
+    seen.Reload()
+    assert [event.sample_rate for event in seen.Audio("sound")] == [8000] * 4

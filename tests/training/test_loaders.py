@@ -104,10 +104,10 @@ class Stuck(Source):
 @needs_fork
 def test_processes_that_are_stuck_in_a_read_are_killed() -> None:
     order = EpochBatches([20] * 12, 3, seed=1)
-    batches = stream_of(Stuck(), order, together, workers=3, pin=False)
+    batches = stream_of(Stuck(), order, together, workers=2, pin=False)
     for _ in range(4):
         next(batches)
-    assert len(multiprocessing.active_children()) == 3
+    assert len(multiprocessing.active_children()) == 2
     began = time.monotonic()
     batches.close()  # type: ignore[attr-defined]
     assert time.monotonic() - began < 20
@@ -121,7 +121,7 @@ there = importlib.util.module_from_spec(spec)
 sys.modules["loaders_test"] = there
 spec.loader.exec_module(there)
 batches = there.stream_of(
-    there.Stuck(), there.EpochBatches([20] * 12, 3, seed=1), there.together, workers=3, pin=False
+    there.Stuck(), there.EpochBatches([20] * 12, 3, seed=1), there.together, workers=2, pin=False
 )
 for _ in range(4):
     next(batches)
@@ -133,7 +133,7 @@ def test_a_process_ends_without_waiting_for_those_that_are_stuck() -> None:
     """Nobody has closed the iterator, as after a second Ctrl-C."""
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", _SUSPENDED, __file__],
+        [sys.executable, "-W", "ignore", "-c", _SUSPENDED, __file__],
         capture_output=True, text=True, timeout=55, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
@@ -151,6 +151,32 @@ def test_a_lock_that_a_killed_process_held_holds_nothing_up() -> None:
         lock.acquire()
     assert time.monotonic() - began < 20
     assert not multiprocessing.active_children()
+
+
+def _wait() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(300)
+
+
+@needs_fork
+def test_a_death_that_is_told_in_the_middle_of_the_end_leaves_nobody_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torch tells of it wherever the main process is: before the others are killed, too."""
+    true, calls = multiprocessing.active_children, []
+
+    def children() -> list[Any]:
+        calls.append(None)
+        if len(calls) == 2:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+        return true()
+
+    monkeypatch.setattr("multiprocessing.active_children", children)
+    other = multiprocessing.get_context("fork").Process(target=_wait, daemon=True)
+    with pytest.raises(DatasetError, match=r"pid 7\) is killed by signal: Killed"), lost_loaders():
+        other.start()
+    assert len(calls) == 3
+    assert not other.is_alive()
 
 
 @needs_fork

@@ -272,15 +272,17 @@ def test_a_terminal_that_is_gone_does_not_end_the_run() -> None:
     assert (reason, where.step, calls) == ("max_steps", 6, [1])
 
 
-def test_all_processes_end_by_one_decision() -> None:
+@pytest.mark.parametrize("other", ["patience", "SIGINT", "SIGHUP"])
+def test_all_processes_end_by_one_decision_and_say_the_same(other: str) -> None:
     asked: list[bool] = []
+    names = ("patience", "SIGINT", "SIGTERM", "SIGHUP")
 
     def agree(mine: bool) -> bool:
-        asked.append(mine)
-        return len(asked) == 4  # another process has got a signal
+        asked.append(mine)  # of another process: a wish before the fourth step, and then why
+        return len(asked) == 4 or (len(asked) > 4 and names[len(asked) - 5] == other)
 
     task, where = Recorder(), Position()
     schedule = Schedule(100, 99, epochs=99)
     reason = run(task, itertools.count(), 9, where, schedule, stop=StopSignal(), agree=agree)
-    assert (reason, where.step, saved(task)) == ("SIGTERM", 3, [3])
-    assert asked == [False] * 4
+    assert (reason, where.step, saved(task)) == (other, 3, [3])
+    assert asked == [False] * (5 + names.index(other))

@@ -1,0 +1,1 @@
+"""What computes a trained generator: torch's nets, or a graph of it run by another engine."""

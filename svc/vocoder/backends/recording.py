@@ -1,0 +1,96 @@
+"""A generator as an ONNX graph in memory, whole or in two parts, for the engines that run one.
+
+All axes that vary are free: batch, frames, and the frames of the speaker, 1 or as many as there are.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from svc.errors import ExportError, import_extra
+from svc.vocoder.generator import Generator
+
+OPSET = 17
+Part = Literal["whole", "begin", "finish"]
+
+_FRAMES = 24  # of the run that is recorded
+
+
+class GeneratorPart(nn.Module):
+    """What is recorded: a generator behind its harmonic source, or one of its two parts.
+
+    Args:
+        generator: folded.
+        part: which.
+    """
+
+    def __init__(self, generator: Generator, part: Part) -> None:
+        super().__init__()
+        self.generator, self.part = generator, part
+
+    def forward(self, x: Tensor, excitation: Tensor, g: Tensor | None = None) -> Tensor:
+        """Compute; see `Generator.begin` and `Generator.finish`."""
+        if self.part != "finish":
+            x = self.generator.begin(x, excitation, g)
+        return x if self.part == "begin" else self.generator.finish(x, excitation)
+
+
+def record_generator(generator: Generator, part: Part = "whole", *, extra: str) -> bytes:
+    """Record a generator.
+
+    Args:
+        generator: for inference, on the CPU, weight norm folded and not settled.
+        part: which part of it; "begin" and "finish" after each other are the whole.
+        extra: of this project, that brings what is needed.
+
+    Returns:
+        The graph in ONNX's format. Inputs `x` (B, C, T), `excitation` (B, 1, N · hop) and, but for
+        "finish", `g` (B, G, 1 or N); output `result`.
+
+    Raises:
+        MissingDependencyError: onnx is not installed.
+        ExportError: this version of torch cannot record the net.
+    """
+    import_extra("onnx", extra)
+    weight = generator.conv_pre.bias
+    x = torch.zeros(1, generator.conv_pre.plain_weight().shape[1], _FRAMES, dtype=weight.dtype)
+    excitation = torch.zeros(1, 1, _FRAMES * generator.hop_length, dtype=weight.dtype)
+    inputs = {"x": x, "excitation": excitation}
+    if generator.cond is not None:
+        inputs["g"] = torch.zeros(1, generator.cond.in_channels, 1, dtype=weight.dtype)
+    if part == "finish":
+        with torch.no_grad():
+            inputs = {"x": generator.begin(*inputs.values()), "excitation": excitation}
+    axes = {name: {0: "batch", 2: f"{name}_length"} for name in (*inputs, "result")}
+    graph = io.BytesIO()
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # the recorder tells of its age
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                GeneratorPart(generator, part).eval(),
+                tuple(inputs.values()),
+                graph,  # type: ignore[arg-type]
+                input_names=list(inputs),
+                output_names=["result"],
+                dynamic_axes=axes,
+                opset_version=OPSET,
+                dynamo=False,
+            )
+    except Exception as error:  # the recorder raises whatever its parts do
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ExportError(
+            f"torch {torch.__version__} cannot record the generator as a graph: {line[:300]}; use "
+            "--backend torch"
+        ) from error
+    finally:
+        log.setLevel(level)
+    return graph.getvalue()
