@@ -243,9 +243,10 @@ class SharedRun:
         with self._locked():
             (self.folder / here.path.name.replace("worker-", "left-")).touch()
             here.release()
-            if self._living() or not all(map(self._is_settled, self.jobs)):
+            done = [self._is_settled(job) for job in self.jobs]
+            if self._living() or (any(done) and not all(done)):
                 return
-            if self._world is not None and len(self._ranks()) < self._world:
+            if all(done) and self._world is not None and len(self._ranks()) < self._world:
                 return  # who comes late must learn that all is done
             for job in self.jobs:
                 # Of one that was killed between the end of its work and giving it back.
