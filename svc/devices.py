@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 
@@ -45,6 +46,33 @@ def inference_dtype(precision: str, device: torch.device, *, flag: str) -> torch
         name = torch.cuda.get_device_name(device)
         raise ConfigError(f"{flag} bf16: {name} has no bfloat16; use fp16")
     return dtype
+
+
+def best_precision(device: torch.device, *, fp16: bool = False) -> str:
+    """Return the precision that nets are fastest with: bf16 where there are matrix units for it (a GPU
+    that has bfloat16, a CPU with AMX), else fp32.
+
+    Args:
+        device: where the nets are.
+        fp16: take fp16 on GPUs without bfloat16; training does not, for its losses would have to be
+            scaled.
+    """
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16"
+        return "fp16" if fp16 else "fp32"
+    return "bf16" if device.type == "cpu" and _has_amx() else "fp32"
+
+
+def _has_amx() -> bool:
+    # An old torch cannot tell; without these units bfloat16 is not faster on a CPU.
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16")) and has_onednn()
+
+
+def has_onednn() -> bool:
+    """Return whether this torch has oneDNN's kernels for the CPU."""
+    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def available_devices() -> list[str]:

@@ -66,6 +66,7 @@ LAZY = {
     "scipy",
     "onnx",
     "onnxruntime",
+    "openvino",
     "gradio",
     "safetensors",
 }

@@ -15,18 +15,15 @@ from infer_plain import ENCODER_SR, NOISE_SCALE, PlainConverter, PlainNets, Step
 from infer_rows import Row
 from infer_song import ENCODER, SPEAKER, build_encoder, build_plain_encoder, load_plain
 from infer_stages import Stages
-from infer_work import best_seconds, operations
+from infer_work import operations, seconds_of
 from torch import Tensor, nn
 
 from svc.config import SvcConfig
-from svc.devices import precision_dtype
 from svc.f0 import build_f0_predictor
 from svc.retrieval.base import load_retriever
 from svc.synthesizer.model import DEFAULT_SEED, Synthesizer
 from svc.vocoder.backends.base import Decoder
-from svc.vocoder.backends.onnx import OnnxGenerator
-from svc.vocoder.backends.openvino import OpenvinoGenerator
-from svc.vocoder.settle import settle_generator
+from svc.vocoder.backends.choose import make_decoder
 from svc.vocoder.source import SourceNoise
 
 Encode = Callable[[Tensor], Tensor]
@@ -101,7 +98,7 @@ def generator_of(name: str, nets: PlainNets) -> Generate:
     Args:
         name: "plain"; "folded", the plain one whose weights are normalised once; "source", ours with
             weight norm, whose harmonic source is in closed form; or back end and precision, such as
-            "torch fp32", "onnx fp32" or "openvino bf16".
+            "onnx fp32" or "torch bf16 compiled".
         nets: give the weights.
     """
     if name == "plain":
@@ -112,13 +109,8 @@ def generator_of(name: str, nets: PlainNets) -> Generate:
     if name == "source":
         return sung_by(net.dec)
     net.fold_weight_norm()
-    backend, precision = name.split()
-    if backend == "onnx":
-        return sung_by(OnnxGenerator(net.dec))
-    if backend == "openvino":
-        return sung_by(OpenvinoGenerator(net.dec, precision))
-    settle_generator(net.dec, precision_dtype(precision))
-    return sung_by(net.dec)
+    backend, precision, *compiled = name.split()
+    return sung_by(make_decoder(net.dec, backend, precision, compiled=bool(compiled)))
 
 
 def ours(net: Synthesizer) -> Synthesizer:
@@ -212,18 +204,18 @@ class Input:
 
 
 def net_of(
-    net: str, name: str, nets: PlainNets, given: Input, *, quick: bool
-) -> Callable[[], Tensor]:
+    net: str, name: str, nets: PlainNets, *, quick: bool, device: str
+) -> Callable[[Input], Tensor]:
     """What is timed: `net` ("generator", "prior and flow", "encoder"), computed by `name`."""
     g = nets.condition(0)
     if net == "generator":
         generate = generator_of(name, nets)
-        return lambda: generate(given.z, given.f0, g)
+        return lambda given: generate(given.z, given.f0, g)
     if net == "encoder":
-        encode = encoder_of(name, quick=quick, device=str(g.device))
-        return lambda: encode(given.wav)
+        encode = encoder_of(name, quick=quick, device=device)
+        return lambda given: encode(given.wav)
     latent = latent_of(name, nets)
-    return lambda: latent(given.units, given.f0, given.uv, g)
+    return lambda given: latent(given.units, given.f0, given.uv, g)
 
 
 @torch.no_grad()
@@ -235,19 +227,21 @@ def measure_net(order: Order) -> dict[str, Any]:
             `quick`.
 
     Returns:
-        Least `seconds` of a run; `operations`, those of the plain net; and `snr`, dB, of a generator
-        to the plain one, where that was measured before.
+        `new`, the seconds of the first run at a length, and `seconds`, the least of those after it;
+        `operations`, those of the plain net; and `snr`, dB, of a generator to the plain one, where that
+        was measured before.
     """
     net, name, device, quick = (order[key] for key in ("net", "name", "device", "quick"))
     config, synthesizer = load_plain(Path(order["folder"]))
     nets = PlainNets(synthesizer.to(device))
+    run = net_of(net, name, nets, quick=quick, device=device)
+    run(Input.made_up(config, 1.1 * order["audio"], device))  # another length
     given = Input.made_up(config, order["audio"], device)
-    work = net_of(net, name, nets, given, quick=quick)
-    seconds = best_seconds(work, torch.device(device), order["runs"], order["clock"])
-    answer: dict[str, Any] = {"seconds": seconds}
+    new, again = seconds_of(lambda: run(given), torch.device(device), order["runs"], order["clock"])
+    answer: dict[str, Any] = {"new": new, "seconds": again}
     if net == "generator":
         torch.manual_seed(DEFAULT_SEED)
-        wav, stored = work().float().cpu().numpy(), Path(order["folder"]) / "generator.npy"
+        wav, stored = run(given).float().cpu().numpy(), Path(order["folder"]) / "generator.npy"
         if name == "plain":
             np.save(stored, wav)
         elif stored.is_file():
@@ -255,6 +249,6 @@ def measure_net(order: Order) -> dict[str, Any]:
             noise = np.square(wav - wanted).mean()
             answer["snr"] = float(10 * np.log10(np.square(wanted).mean() / max(noise, 1e-30)))
     nowhere = PlainNets(synthesizer.to("meta"))
+    count = net_of(net, "plain", nowhere, quick=quick, device="meta")
     given = Input.made_up(config, order["audio"], "meta")
-    answer["operations"] = operations(net_of(net, "plain", nowhere, given, quick=quick))
-    return answer
+    return {**answer, "operations": operations(lambda: count(given))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,16 @@ from svc.audio.resample_stream import ResampleStream
 from svc.audio.writer import AudioWriter
 from svc.conversion import listening, stretches
 from svc.conversion.assembly import Assembler
+from svc.conversion.batches import BatchSize
 from svc.conversion.chunks import FloatArray
+from svc.conversion.compute import ComputeChoice
 from svc.conversion.converter import Converter
 from svc.conversion.file_source import FileSource, SongFacts
 from svc.conversion.options import HearingChoice, InferOptions
 from svc.conversion.result_stream import write_result
 from svc.conversion.results import ResultOptions
 from svc.conversion.survey import Surveyor
-from svc.conversion.voice import Voice
+from svc.conversion.voice import Voice, load_voice
 from svc.f0.remember import RememberingPredictor
 
 
@@ -74,15 +77,16 @@ def our_singer(folder: Path, row: Row, order: dict[str, Any]) -> OurSinger:
     choice = HearingChoice(
         device=order["device"],
         f0_predictor=order["f0"],
-        encoder_precision=row.precision,
+        encoder_precision=row.encoder,
         cluster_path=order["index"],
     )
-    converter = Converter.from_files(folder / "G_0.pth", None, choice, backend=row.backend)
+    compute = ComputeChoice(row.backend, row.precision, row.compiled)
+    voice = load_voice(folder / "G_0.pth", None, choice, compute=compute)
+    if not row.batched:
+        voice = dataclasses.replace(voice, batch=BatchSize(0))
+    watch(voice, stages)
     ratio = 0.0 if order["index"] is None else RETRIEVED
-    voice = converter.voice
-    if isinstance(voice, Voice):
-        watch(voice, stages)
-    return OurSinger(converter, InferOptions(cluster_ratio=ratio), stages)
+    return OurSinger(Converter(voice), InferOptions(cluster_ratio=ratio), stages)
 
 
 def watch(voice: Voice, stages: Stages) -> None:

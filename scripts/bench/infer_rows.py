@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
-from svc.training.machine import best_precision
+from svc.devices import best_precision
 
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
 """What the back ends of the generator need besides torch."""
@@ -21,7 +22,7 @@ class Row:
         label: in the table.
         generator: of the plain path, a name of `infer_nets.generator_of`.
         latent: of the plain path: "plain" or "ours", prior and flow.
-        encoder: of the plain path: "plain", or the precision of ours.
+        encoder: "plain", or the precision of ours (`--encoder_precision`).
         ahead: of the plain path: slices whose F0 is computed ahead.
         ours: `svc infer` instead of the plain path; what follows is for it.
         backend: `--backend`.
@@ -92,20 +93,28 @@ def rows(device: str, *, compiled: bool) -> list[Row]:
             ),
             Row("encoder in bf16", encoder="bf16"),
         ]
-    found += [Row("svc infer, fp32", ours=True, always=True)]
-    found += [Row(f"svc infer, {name}", ours=True, backend=name) for name in others]
-    if half:
-        found += [Row("svc infer, bf16", ours=True, precision="bf16")]
+    found += [ours("svc infer, fp32", always=True)]
+    found += [ours(f"svc infer, {name}", backend=name) for name in others]
     best = "bf16" if half else "fp32"
+    if half:
+        found += [ours("svc infer, bf16", precision="bf16")]
+        found += [ours("svc infer, bf16, encoder too", precision="bf16", encoder="bf16")]
+        if "openvino" in others:
+            found += [ours("svc infer, openvino, bf16", backend="openvino", precision="bf16")]
     if device != "cpu":
         found += [
-            Row("svc infer, fp32, one by one", ours=True, batched=False),
-            Row(f"svc infer, {best}, one by one", ours=True, precision=best, batched=False),
+            ours("svc infer, fp32, one by one", batched=False),
+            ours("svc infer, bf16, one by one", precision=best, batched=False),
         ]
     if compiled:
-        found += [Row(f"svc infer, {best}, --compile", ours=True, precision=best, compiled=True)]
-    fastest = Row("svc infer, fastest", ours=True, backend="auto", precision="auto", always=True)
+        found += [ours("svc infer, --compile", precision=best, compiled=True)]
+    fastest = ours("svc infer, fastest", backend="auto", precision="auto", always=True)
     return [*found, fastest]
+
+
+def ours(label: str, *, encoder: str = "fp32", **settings: Any) -> Row:
+    """A row of `svc infer`."""
+    return Row(label, ours=True, encoder=encoder, **settings)
 
 
 def net_rows(device: str, *, compiled: bool) -> list[NetRow]:
@@ -122,6 +131,9 @@ def net_rows(device: str, *, compiled: bool) -> list[NetRow]:
         found += [NetRow("generator", "torch, bf16", "torch bf16", "bf16")]
         if "openvino" in others:
             found += [NetRow("generator", "openvino, bf16", "openvino bf16", "bf16")]
+    if compiled:
+        best = "bf16" if half else "fp32"
+        found += [NetRow("generator", "torch, --compile", f"torch {best} compiled", best)]
     found += [
         NetRow("prior and flow", "plain", "plain"),
         NetRow("prior and flow", "svc", "ours"),

@@ -86,8 +86,9 @@ def net_figures(
     """Medians over the rounds; gains and shares are taken within a round.
 
     Returns:
-        Per row: `seconds`, `gain` over the first row of the same net, `speed` in operations per
-        second, `share` of the matrix product's in the row's precision, `snr` dB or None.
+        Per row: `seconds`, `new` (the same at a length for the first time), `gain` over the first row
+        of the same net, `speed` in operations per second, `share` of the matrix product's in the row's
+        precision, `snr` dB or None.
     """
     first = {row.net: found for row, found in zip(reversed(table), reversed(answers), strict=True)}
     lines = []
@@ -99,6 +100,7 @@ def net_figures(
                 "net": row.net,
                 "row": row.label,
                 "seconds": median_of(found, "seconds"),
+                "new": median_of(found, "new"),
                 "gain": statistics.median(
                     p["seconds"] / a["seconds"] for p, a in zip(plain, found, strict=True)
                 ),
@@ -126,13 +128,13 @@ def net_table(
     text = [
         f"Input of {seconds:g} s; torch's matrix product at its best: {best}.",
         "",
-        "| net | | s per s | times plain | GFLOP/s | share of the peak | SNR, dB |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| net | | s per s | times plain | s per s at a new length | GFLOP/s | share of peak | SNR, dB |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for line in net_figures(table, peaks, answers):
         cells = [
             line["net"], line["row"], f"{line['seconds'] / seconds:.3f}", f"{line['gain']:.2f}",
-            f"{line['speed'] / 1e9:.0f}", f"{line['share']:.0%}",
+            f"{line['new'] / seconds:.3f}", f"{line['speed'] / 1e9:.0f}", f"{line['share']:.0%}",
             "-" if line["snr"] is None else f"{line['snr']:.0f}",
         ]  # fmt: skip
         text.append(f"| {' | '.join(cells)} |")

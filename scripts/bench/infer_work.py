@@ -24,20 +24,19 @@ def operations(work: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-def best_seconds(
+def seconds_of(
     work: Callable[[], object], device: torch.device, runs: int, clock: str = "wall"
-) -> float:
-    """Least seconds of several runs, after one that does not count; `clock` as of `Stages`."""
+) -> tuple[float, float]:
+    """Seconds of the first run, and the least of some runs after it; `clock` as of `Stages`."""
     now = CLOCKS[clock]
-    work()
-    best = float("inf")
-    for _ in range(runs):
+    taken = []
+    for _ in range(1 + runs):
         _settle(device)
         begin = now()
         work()
         _settle(device)
-        best = min(best, now() - begin)
-    return best
+        taken.append(now() - begin)
+    return taken[0], min(taken[1:])
 
 
 def product_peak(
@@ -49,7 +48,7 @@ def product_peak(
     a, b = (
         torch.randn(size, size, generator=made).to(device, _DTYPES[precision]) for _ in range(2)
     )
-    return 2 * size**3 / best_seconds(lambda: torch.mm(a, b), device, 5, clock)
+    return 2 * size**3 / seconds_of(lambda: torch.mm(a, b), device, 5, clock)[1]
 
 
 def _settle(device: torch.device) -> None:

@@ -32,7 +32,7 @@ import torch
 from doc_section import write_section
 from train_data import config_of, write_dataset
 
-from svc.training.machine import best_precision
+from svc.devices import best_precision
 
 ROW = Path(__file__).with_name("train_row.py")
 SMALL, FULL = "template_quick.json", "template.json"

@@ -202,13 +202,13 @@ class PlainTrainer:
         h = x + F.embedding(coarse, w["enc_p.f0_emb.weight"]).transpose(1, 2)
         h = transformer(w, "enc_p.enc_", h * mask, mask, model, dropout, causal=False)
         m_p, logs_p = (w.conv("enc_p.proj", h) * mask).float().chunk(2, 1)
-        (m_p + torch.randn_like(m_p) * torch.exp(logs_p)) * mask  # sampled and dropped
+        (m_p + noise_like(m_p) * torch.exp(logs_p)) * mask  # sampled and dropped
 
         h = wavenet(
             w, "enc_q.enc", w.conv("enc_q.pre", batch.spec) * mask, mask, g, POSTERIOR_LAYERS
         )
         m_q, logs_q = (w.conv("enc_q.proj", h) * mask).float().chunk(2, 1)
-        z = (m_q + torch.randn_like(m_q) * torch.exp(logs_q)) * mask
+        z = (m_q + noise_like(m_q) * torch.exp(logs_q)) * mask
         z_p = flow(w, z, mask, g, model.n_flow_layer).float()
         kl = logs_p - logs_q - 0.5 + 0.5 * (z_p - m_p) ** 2 * torch.exp(-2 * logs_p)
         parts["kl"] = (kl * mask).sum() / mask.sum()
@@ -220,6 +220,15 @@ class PlainTrainer:
         f0 = slice_segments(batch.f0, starts, frames)
         rate = model.sampling_rate or ORIGINAL_SAMPLING_RATE
         return decoder(w, model, window, f0, g, rate), starts, parts
+
+
+def noise_like(x: Tensor) -> Tensor:
+    """Normal numbers in the shape of x, drawn in the order of its indices.
+
+    `torch.randn_like` draws in the order of its memory: the same seed would be another noise where a
+    convolution has left its result with the channels last.
+    """
+    return torch.randn(x.shape, dtype=x.dtype, device=x.device)
 
 
 def layers_of(judge: Discriminator) -> list[list[Layer]]:

@@ -105,15 +105,12 @@ def run(args: argparse.Namespace) -> int:
 
     _check_flags(args)
     separator, entries = _separator(args), _entries(args)
-    options, cache, diffusion = (
-        _cover_options(args, entries),
-        infer._cache(args),
-        infer._diffusion(args),
-    )
+    options, cache = _cover_options(args, entries), infer._cache(args)
+    diffusion, compute = infer._diffusion(args), infer._compute(args)
     voice = choose_voice(
         args.model_path,
         args.config_path,
-        backend=args.backend,
+        compute=compute,
         only_diffusion=diffusion if args.only_diffusion else None,
     )
     defaults = _defaults(args, _speaker(args, entries, voice))
@@ -141,12 +138,12 @@ def run(args: argparse.Namespace) -> int:
                 choice,
                 diffusion=diffusion,
                 enhancer=enhancer,
-                backend=args.backend,
+                compute=compute,
             )
         )
         facts = None
         if not args.no_manifest:
-            inputs = Inputs(voice, choice, diffusion, enhancer, args.backend)
+            inputs = Inputs(voice, choice, diffusion, enhancer)
             facts = RunFacts.of(args.words, inputs, converter.voice, hashes)
         progress = stack.enter_context(progress_bar("cover"))
         cover = make_cover(

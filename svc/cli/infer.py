@@ -23,6 +23,7 @@ from svc.errors import ConfigError
 
 if TYPE_CHECKING:
     from svc.conversion.chosen import ChosenVoice
+    from svc.conversion.compute import ComputeChoice
     from svc.conversion.feature_cache import FeatureCache
     from svc.conversion.options import DiffusionChoice, HearingChoice, InferOptions
     from svc.conversion.results import ResultOptions
@@ -57,11 +58,11 @@ def run(args: argparse.Namespace) -> int:
     report = InferReport(as_json=args.json)
     options, results, cache = _options(args), _results(args), _cache(args)
     suffix = wav_format(args.wav_format)
-    diffusion = _diffusion(args)
+    diffusion, compute = _diffusion(args), _compute(args)
     voice = choose_voice(
         args.model_path,
         args.config_path,
-        backend=args.backend,
+        compute=compute,
         only_diffusion=diffusion if args.only_diffusion else None,
     )
     speakers, mix = _singers(args, voice)
@@ -109,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
                 choice,
                 diffusion=diffusion,
                 enhancer=enhancer,
-                backend=args.backend,
+                compute=compute,
             ) as converter,
             progress_bar("infer") as progress,
         ):
@@ -117,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
                 converter.check_options(options, singer)
             facts = None
             if not args.no_manifest:
-                inputs = Inputs(voice, choice, diffusion, enhancer, args.backend)
+                inputs = Inputs(voice, choice, diffusion, enhancer)
                 facts = RunFacts.of(args.words, inputs, converter.voice, hashes)
             outcomes = convert_files(
                 converter,
@@ -147,7 +148,10 @@ def _check_flags(args: argparse.Namespace) -> None:
     if args.enhance:
         from svc.conversion.options import check_enhancer
 
-        check_enhancer(args.backend, diffuses=args.shallow_diffusion or args.only_diffusion)
+        check_enhancer(
+            exported=_compute(args).sings_export(args.model_path),
+            diffuses=args.shallow_diffusion or args.only_diffusion,
+        )
     no_diffusion = not (args.shallow_diffusion or args.only_diffusion)
     no_timbre = args.cluster_infer_ratio == 0
     idle = {
@@ -157,6 +161,7 @@ def _check_flags(args: argparse.Namespace) -> None:
         # Command lines of so-vits-svc 4.1 name the voice all the same.
         "-m and -c have no effect with -od": args.only_diffusion
         and bool(args.model_path or args.config_path),
+        "--compile has no effect with -od": args.only_diffusion and args.compile,
         "-ns has no effect with -od": args.only_diffusion and args.noise_scale != NOISE_SCALE,
         "-eak has no effect without -eh": args.enhancer_adaptive_key != 0 and not args.enhance,
         "--vocoder has no effect without -shd, -od or -eh": no_diffusion
@@ -219,6 +224,12 @@ def _options(args: argparse.Namespace) -> InferOptions:
     return options
 
 
+def _compute(args: argparse.Namespace) -> ComputeChoice:
+    from svc.conversion.compute import ComputeChoice
+
+    return ComputeChoice(args.backend, args.precision, args.compile)
+
+
 def _results(args: argparse.Namespace) -> ResultOptions:
     from svc.conversion.results import ResultOptions
 
@@ -249,14 +260,14 @@ def _diffusion(args: argparse.Namespace) -> DiffusionChoice | None:
     from svc.conversion.options import DiffusionChoice
 
     method, speedup = args.diffusion_method, args.diffusion_speedup
-    precision = args.diffusion_precision or "fp32"
-    if args.backend == "onnx" and args.model_path is not None:
+    precision = args.diffusion_precision
+    if _compute(args).sings_export(args.model_path):
         if args.diffusion_model_path or args.diffusion_config_path or args.vocoder:
             raise ConfigError(
                 "-dm, -dc and --vocoder: an exported voice carries its diffusion model and vocoder; "
                 "leave them out"
             )
-        if precision != "fp32":
+        if precision not in (None, "fp32"):
             raise ConfigError(
                 "--diffusion_precision: an exported voice computes in fp32; leave it out"
             )

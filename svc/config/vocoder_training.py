@@ -22,7 +22,7 @@ from svc.errors import ConfigError
 class VocoderTrainConfig(TrainConfig):
     """Section `train`; keys as a voice's (spec_core 1.3), of which those about units, KL and speakers have no use.
 
-    Nor have `ema_decay` and `val_clips`: no average of a vocoder's weights is kept, `model_best` is the plain weights of
+    Nor have `ema_decay` and `val_clips`: no average of the weights is kept, `best/` holds the plain weights of
     the best evaluation, and how many clips are held out and sung is said by ``--val_clips``.
     """
 

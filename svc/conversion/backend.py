@@ -10,6 +10,7 @@ from typing import Protocol
 
 from svc.audio.pitch import F0Track
 from svc.conversion.chunks import FloatArray
+from svc.conversion.compute import Computing
 from svc.conversion.options import InferOptions
 from svc.conversion.windows import Window
 from svc.f0.base import F0Predictor
@@ -51,6 +52,10 @@ class Backend(Protocol):
     def where(self) -> str:
         """Where it computes, for messages."""
 
+    @property
+    def computing(self) -> Computing:
+        """How its nets are computed."""
+
     def check_options(self, options: InferOptions, singers: Mapping[str, int]) -> None:
         """Raise ConfigError when the voice lacks what the options ask for.
 
@@ -73,7 +78,8 @@ class Backend(Protocol):
         """Convert several stretches, each as if it were alone.
 
         Random numbers of a window depend on `options.seed` and its length only, and padding is masked
-        everywhere, so who else is in the batch decides rounding alone: float32 nets agree within 1e-5.
+        everywhere, so who else is in the batch decides rounding alone: samples agree within 1e-5, and
+        within 5e-5 where a diffusion model or the enhancer has gone over them.
 
         Args:
             windows: any number, of any lengths n >= hop_length; none is longer for the company.

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 Made = TypeVar("Made")
 
 _MOST_FRAMES = 8192  # a minute and a half at the usual rate: by then a GPU is filled
-_WASTE = 0.25  # most padding of a batch as a share of it
+_WASTE = 0.2  # most padding of a batch as a share of it
 _SHARE = (
     0.5  # of the memory that is free: the rest is for the encoder, and for what was not counted
 )

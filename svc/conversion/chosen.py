@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svc.conversion.companions import diffusion_ranges
+from svc.conversion.compute import ComputeChoice
 from svc.conversion.key import unknown_range
 from svc.conversion.names import find_model
-from svc.conversion.options import DiffusionChoice, check_backend
+from svc.conversion.options import DiffusionChoice
 from svc.errors import ConfigError
 from svc.f0.curve import FrameGrid
 from svc.f0.range_files import find_ranges, parse_ranges
@@ -40,6 +41,11 @@ class ChosenVoice:
     encoder: str = ""
     encoder_path: str | None = None
 
+    @property
+    def is_exported(self) -> bool:
+        """Whether it is a folder of graphs."""
+        return self.model is not None and self.config is None
+
     def require_ranges(self, speakers: Sequence[str]) -> None:
         """Make sure that the ranges of voices are known. Raises ConfigError, SvcError."""
         ranges = self.own_ranges
@@ -54,25 +60,25 @@ def choose_voice(
     model_path: str | Path | None,
     config_path: str | Path | None,
     *,
-    backend: str = "torch",
+    compute: ComputeChoice | None = None,
     only_diffusion: DiffusionChoice | None = None,
 ) -> ChosenVoice:
     """Find a voice and read its config.
 
     Args:
-        model_path: see `find_model`; the folder of an exported voice for the back end "onnx".
+        model_path: see `find_model`; or the folder of an exported voice.
         config_path: its config; None = the one beside it.
-        backend: "torch" or "onnx".
+        compute: what is asked of its nets.
         only_diffusion: the diffusion model that sings alone; the two paths must be None then.
 
     Raises:
         MissingFileError: a file is not there; says what to give.
         ConfigError: a config is wrong, or flags contradict each other.
     """
-    check_backend(backend)
+    compute = compute or ComputeChoice()
     if only_diffusion is not None:
-        return _diffusion(only_diffusion, backend)
-    if backend == "onnx":
+        return _diffusion(only_diffusion, compute.backend)
+    if model_path is not None and compute.sings_export(model_path):
         return _exported(model_path, config_path)
     from svc.config import load_config
 
@@ -89,21 +95,16 @@ def choose_voice(
 def _diffusion(choice: DiffusionChoice, backend: str) -> ChosenVoice:
     from svc.config import load_diffusion_config
 
-    if backend != "torch":
-        raise ConfigError("-od/--only_diffusion and --backend onnx: use --backend torch")
+    if backend not in ("auto", "torch"):
+        raise ConfigError(f"-od/--only_diffusion and --backend {backend}: use --backend torch")
     config = load_diffusion_config(choice.config_path)
     grid = FrameGrid(config.data.sampling_rate, config.data.block_size)
     return ChosenVoice(None, None, config.spk, grid, choice.model, encoder=config.data.encoder)
 
 
-def _exported(model_path: str | Path | None, config_path: str | Path | None) -> ChosenVoice:
+def _exported(model_path: str | Path, config_path: str | Path | None) -> ChosenVoice:
     from svc.config.bundle import read_bundle
 
-    if model_path is None:
-        raise ConfigError(
-            "--backend onnx needs the folder of an exported voice: make it with  svc onnx-export "
-            "--profile full  and name it with -m"
-        )
     if config_path is not None:
         raise ConfigError("-c/--config_path: an exported voice carries its config; leave it out")
     folder = Path(model_path)

@@ -34,12 +34,12 @@ from svc.audio.pitch import F0Track
 from svc.audio.resample import resampled_length
 from svc.conversion.backend import Backend
 from svc.conversion.chunks import FloatArray
+from svc.conversion.compute import ComputeChoice
 from svc.conversion.key import KeyFit, fit_key, range_of_mix, unknown_range
 from svc.conversion.options import (
     DiffusionChoice,
     HearingChoice,
     InferOptions,
-    check_backend,
     check_enhancer,
 )
 from svc.conversion.sources import ArraySource, SongSource
@@ -75,21 +75,21 @@ class Converter:
         *,
         diffusion: DiffusionChoice | None = None,
         enhancer: Path | None = None,
-        backend: str = "torch",
+        compute: ComputeChoice | None = None,
     ) -> Converter:
         """Load a voice; whatever is wrong with it is found here, before any audio is read.
 
         Args:
-            model_path: a `G_*.pth`; half-precision files are up-cast to float32. With the back end
-                "onnx" the folder that ``svc onnx-export --profile full`` has written. None =
-                the diffusion model sings alone.
+            model_path: a `G_*.pth`; half-precision files are up-cast to float32. Or the folder that
+                ``svc onnx-export --profile full`` has written, with the back end "onnx" or "auto":
+                that does without torch. None = the diffusion model sings alone.
             config_path: its `config.json`; None = the one beside the model.
             choice: how it listens, and where it computes; None = the defaults.
             diffusion: a diffusion model that goes over the result (shallow diffusion), or sings
                 alone.
             enhancer: weights of the vocoder that sings the result again; not with diffusion, which
                 has a vocoder of its own.
-            backend: one of `BACKENDS`: "torch", or "onnx", which does without torch.
+            compute: how its nets are computed; None = by torch, in float32.
 
         Returns:
             The converter.
@@ -99,25 +99,31 @@ class Converter:
                 an unknown name.
         """
         choice = choice or HearingChoice()
-        check_backend(backend)
+        compute = compute or ComputeChoice()
+        exported = compute.sings_export(model_path)
         if enhancer is not None:
-            check_enhancer(backend, diffuses=diffusion is not None)
-        if backend == "onnx":
+            check_enhancer(exported=exported, diffuses=diffusion is not None)
+        if model_path is not None and exported:
             from svc.conversion.onnx_voice import load_onnx_voice
 
-            if model_path is None:
-                raise ConfigError("--backend onnx needs the folder of an exported voice: -m FOLDER")
             return cls(load_onnx_voice(Path(model_path), choice, diffusion=diffusion))
         if model_path is None:
             from svc.conversion.diffusion_voice import load_diffusion_voice
 
             if diffusion is None:
                 raise ValueError("neither a voice nor a diffusion model is given")
-            return cls(load_diffusion_voice(diffusion, choice))
+            return cls(load_diffusion_voice(diffusion, choice, compute))
         from svc.conversion.voice import load_voice
 
         return cls(
-            load_voice(model_path, config_path, choice, diffusion=diffusion, enhancer=enhancer)
+            load_voice(
+                model_path,
+                config_path,
+                choice,
+                diffusion=diffusion,
+                enhancer=enhancer,
+                compute=compute,
+            )
         )
 
     def __enter__(self) -> Converter:

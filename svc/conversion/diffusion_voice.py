@@ -14,6 +14,7 @@ from svc.conversion.backend import OneWindow
 from svc.conversion.batches import BatchSize
 from svc.conversion.chunks import FloatArray
 from svc.conversion.companions import diffusion_ranges
+from svc.conversion.compute import ComputeChoice, Computing
 from svc.conversion.listening import (
     HearingFacts,
     Listener,
@@ -22,6 +23,7 @@ from svc.conversion.listening import (
     load_timbre,
 )
 from svc.conversion.options import DiffusionChoice, HearingChoice, InferOptions
+from svc.conversion.precision import settle_choice, with_precision
 from svc.conversion.refine import Refiner, Stretch, load_refiner
 from svc.conversion.voice import finished, known_ranges, memory_of
 from svc.conversion.windows import Window
@@ -42,12 +44,14 @@ class DiffusionVoice(OneWindow):
         refiner: the diffusion model with its vocoder.
         ranges: which notes each speaker sings, of those for whom that is known.
         batch: how many frames it renders at a time.
+        computing: how its nets are computed.
     """
 
     listener: Listener
     refiner: Refiner
     ranges: Mapping[str, VoiceRange] = field(default_factory=dict)
     batch: BatchSize = field(default_factory=BatchSize)
+    computing: Computing = field(default_factory=Computing)
 
     @property
     def speakers(self) -> Mapping[str, int]:
@@ -142,12 +146,15 @@ class DiffusionVoice(OneWindow):
         return memory_of(self.listener.device)
 
 
-def load_diffusion_voice(diffusion: DiffusionChoice, choice: HearingChoice) -> DiffusionVoice:
+def load_diffusion_voice(
+    diffusion: DiffusionChoice, choice: HearingChoice, compute: ComputeChoice | None = None
+) -> DiffusionVoice:
     """Load a diffusion model to sing alone.
 
     Args:
         diffusion: its files.
         choice: how it listens, and where it computes.
+        compute: the precision of its nets, where `diffusion` does not say it.
 
     Raises:
         SvcError: a file is missing or damaged, or they do not fit each other.
@@ -169,6 +176,8 @@ def load_diffusion_voice(diffusion: DiffusionChoice, choice: HearingChoice) -> D
     device = (
         choice.device if isinstance(choice.device, torch.device) else resolve_device(choice.device)
     )
+    computing = settle_choice(compute or ComputeChoice(), device, compat=choice.compat)
+    diffusion = with_precision(diffusion, computing)
     refiner = load_refiner(diffusion, None, device=device, compat=choice.compat)
     listener = Listener(
         load_encoder(facts, choice, device, own),
@@ -186,4 +195,5 @@ def load_diffusion_voice(diffusion: DiffusionChoice, choice: HearingChoice) -> D
         refiner,
         known_ranges(diffusion.model, diffusion_ranges),
         BatchSize.usual(device, FRAME_BYTES),
+        Computing(precision=diffusion.precision or "fp32"),
     )

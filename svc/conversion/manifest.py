@@ -31,7 +31,7 @@ SUFFIX = ".json"
 LAYOUT = 1
 """Of the file; another number when a key changes its meaning."""
 
-_PACKAGES = ("torch", "numpy", "scipy", "soundfile", "soxr", "onnxruntime")
+_PACKAGES = ("torch", "numpy", "scipy", "soundfile", "soxr", "onnxruntime", "openvino")
 
 
 def manifest_path(result: Path) -> Path:
@@ -47,7 +47,6 @@ class Inputs:
     choice: HearingChoice
     diffusion: DiffusionChoice | None = None
     enhancer: Path | None = None
-    backend: str = "torch"
 
 
 @dataclass(frozen=True)
@@ -89,12 +88,13 @@ class RunFacts:
             choice,
             diffusion=diffusion,
             enhancer=inputs.enhancer,
-            backend=inputs.backend,
         )
         hashes.ask(path for paths in files.values() for path in paths)
         predictor = loaded.f0_predictor
         settings: dict[str, Any] = {
-            "backend": inputs.backend,
+            "backend": loaded.computing.backend,
+            "precision": loaded.computing.precision,
+            "compiled": loaded.computing.compiled,
             "device": loaded.where,
             "speech_encoder": inputs.voice.encoder or None,
             "encoder_precision": choice.encoder_precision,

@@ -22,6 +22,7 @@ from svc.config.bundle import ENCODER, F0_DECODER, SYNTHESIZER, Bundle, f0_graph
 from svc.conversion.backend import OneWindow
 from svc.conversion.cached_hearing import Runs
 from svc.conversion.chunks import FloatArray
+from svc.conversion.compute import Computing
 from svc.conversion.onnx_parts import (
     Graph,
     GraphRefiner,
@@ -74,6 +75,11 @@ class OnnxVoice(OneWindow):
     ranges: Mapping[str, VoiceRange]
     where: str = "cpu"
     compat: bool = False
+
+    @property
+    def computing(self) -> Computing:
+        """How its nets are computed."""
+        return Computing("onnx")
 
     @property
     def speakers(self) -> Mapping[str, int]:

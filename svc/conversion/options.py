@@ -19,10 +19,6 @@ DEFAULT_SEED = 52468
 
 MAX_SEED = 2**63 - 1
 
-BACKENDS = ("torch", "onnx")
-"""What can compute a conversion."""
-
-
 Mode = Literal["sovits", "sovdiff", "diff"]
 """As so-vits-svc 4.1 names its results."""
 Fit = Literal["no", "semitones", "octaves"]
@@ -136,8 +132,8 @@ class DiffusionChoice:
     vocoder: Path | None = None  # None = the one that the config names (--vocoder)
     method: str | None = None  # sampler; None = the config's (--diffusion_method)
     speedup: int | None = None  # None = the config's (--diffusion_speedup)
-    precision: str = "fp32"  # of both nets' products, a name of `svc.devices.PRECISIONS`
-    # (--diffusion_precision)
+    # of both nets' products, a name of `svc.devices.PRECISIONS`; None = as the voice's generator
+    precision: str | None = "fp32"  # (--diffusion_precision)
 
     @property
     def config_path(self) -> Path:
@@ -145,22 +141,16 @@ class DiffusionChoice:
         return self.model.parent / "config.yaml" if self.config is None else self.config
 
 
-def check_backend(name: str) -> None:
-    """Raise ConfigError for a name that is not one of `BACKENDS`."""
-    if name not in BACKENDS:
-        raise ConfigError(f'--backend "{name}" is unknown: choose {", ".join(BACKENDS)}')
-
-
-def check_enhancer(backend: str, *, diffuses: bool) -> None:
+def check_enhancer(*, exported: bool, diffuses: bool) -> None:
     """Raise ConfigError where an enhancer has no place: after diffusion, and after graphs."""
     if diffuses:
         raise ConfigError(
             "-eh/--enhance and diffusion (-shd or -od): a vocoder has sung the result already, and "
             "so-vits-svc 4.1 does without the enhancer too; leave one of them out"
         )
-    if backend != "torch":
+    if exported:
         raise ConfigError(
-            "-eh/--enhance and --backend onnx: an exported voice has no enhancer; use --backend torch"
+            "-eh/--enhance and an exported voice: its graphs have no enhancer; sing with its checkpoint"
         )
 
 

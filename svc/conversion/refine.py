@@ -204,7 +204,7 @@ def load_refiner(
     settings = load_diffusion_config(choice.config_path)
     if config is not None:
         check_pair(settings, config, where=str(choice.config_path))
-    dtype = inference_dtype(choice.precision, device, flag="--diffusion_precision")
+    dtype = inference_dtype(choice.precision or "fp32", device, flag="--diffusion_precision")
     vocoder_path = settings.vocoder.ckpt if choice.vocoder is None else choice.vocoder
     vocoder = load_vocoder(vocoder_path, kind=settings.vocoder.type, device=device)
     diffusion, _ = load_diffusion(choice.model, choice.config_path, device=device)

@@ -174,7 +174,7 @@ class SharedRun:
             with claim:
                 # It may have been done a moment ago. NFS remembers which files are not there until
                 # one is made beside them.
-                (self.folder / "asked").touch()
+                (make_folder(self.folder) / "asked").touch()
                 self._read_notes()
                 if self._is_settled(job):
                     continue
@@ -243,6 +243,7 @@ class SharedRun:
         with self._locked():
             (self.folder / here.path.name.replace("worker-", "left-")).touch()
             here.release()
+            self._read_notes()
             done = [self._is_settled(job) for job in self.jobs]
             if self._living() or (any(done) and not all(done)):
                 return

@@ -16,6 +16,7 @@ from svc.config import check_encoder_width, load_config
 from svc.conversion.backend import OneWindow
 from svc.conversion.batches import BatchSize, bytes_of_frame
 from svc.conversion.chunks import FloatArray
+from svc.conversion.compute import ComputeChoice, Computing
 from svc.conversion.listening import (
     OWN_ENCODER,
     Heard,
@@ -26,6 +27,7 @@ from svc.conversion.listening import (
     load_timbre,
 )
 from svc.conversion.options import DiffusionChoice, HearingChoice, InferOptions
+from svc.conversion.precision import settle_choice, settle_voice, with_precision
 from svc.conversion.protection import protect
 from svc.conversion.windows import Window
 from svc.devices import precision_dtype, resolve_device
@@ -63,6 +65,7 @@ class Voice(OneWindow):
         retriever: clusters or index of the voice's own units; None = there is none.
         refiner: diffusion model and vocoder that go over the result; None = there are none.
         enhancer: vocoder that sings the result again; None = there is none.
+        computing: how its nets are computed.
         batch: how many frames it renders at a time.
 
     Raises:
@@ -81,6 +84,7 @@ class Voice(OneWindow):
     retriever: UnitRetriever | None = None
     refiner: Refiner | None = None
     enhancer: Enhancer | None = None
+    computing: Computing = field(default_factory=Computing)
     batch: BatchSize = field(default_factory=BatchSize)
 
     def __post_init__(self) -> None:
@@ -258,6 +262,7 @@ def load_voice(
     *,
     diffusion: DiffusionChoice | None = None,
     enhancer: Path | None = None,
+    compute: ComputeChoice | None = None,
 ) -> Voice:
     """Load a voice; see `Converter.from_files`."""
     choice = choice or HearingChoice()
@@ -279,10 +284,12 @@ def load_voice(
     device = (
         choice.device if isinstance(choice.device, torch.device) else resolve_device(choice.device)
     )
+    computing = settle_choice(compute or ComputeChoice(), device, compat=choice.compat)
     predictor = load_predictor(facts, choice, device)
     retriever = load_timbre(facts, choice, device)
     refiner = None
     if diffusion is not None:
+        diffusion = with_precision(diffusion, computing)
         from svc.conversion.refine import load_refiner
 
         refiner = load_refiner(diffusion, config, device=device, compat=choice.compat)
@@ -292,6 +299,8 @@ def load_voice(
 
         again = load_enhancer(enhancer, device=device, compat=choice.compat)
     synthesizer = load_synthesizer(Path(model_path), config, device=device, compat=choice.compat)
+    if not choice.compat:
+        settle_voice(synthesizer, computing)
     return Voice(
         synthesizer,
         load_encoder(facts, choice, device, own),
@@ -305,6 +314,7 @@ def load_voice(
         retriever=retriever,
         refiner=refiner,
         enhancer=again,
+        computing=computing,
         batch=BatchSize.usual(
             device, bytes_of_frame(config.model)
         ),  # last: what is free once all is loaded

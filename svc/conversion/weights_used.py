@@ -25,7 +25,6 @@ def files_used(
     *,
     diffusion: DiffusionChoice | None = None,
     enhancer: Path | None = None,
-    backend: str = "torch",
 ) -> Files:
     """List what a conversion reads besides its songs.
 
@@ -34,13 +33,12 @@ def files_used(
         choice: how it listens.
         diffusion: the diffusion model that takes part.
         enhancer: the vocoder that sings the result again.
-        backend: "torch" or "onnx".
 
     Raises:
         SvcError: a file is not there; whatever loads it would say the same.
     """
     timbre = [] if choice.cluster_path is None else _inside(Path(choice.cluster_path))
-    if backend == "onnx":
+    if voice.is_exported:
         return _not_empty({"model": _of_bundle(voice.home, choice), "timbre": timbre})
     given = None if choice.encoder_path is None else str(choice.encoder_path)
     own = {

@@ -92,10 +92,10 @@ class Inference(nn.Module):
         Args:
             speaker: (B,) or (B, 1) int64 ids.
             speaker_mix: (T, S) weights over the first S speakers, used instead; (1, S) is one mix
-                for all frames; (B, T, S) where every clip has its own.
+                for all frames.
 
         Returns:
-            (B, G, 1), or (1, G, T) or (B, G, T) for a mix.
+            (B, G, 1), or (1, G, T) for a mix.
         """
         if speaker_mix is not None:
             table = self.emb_g.weight
@@ -105,8 +105,6 @@ class Inference(nn.Module):
                     f"the net {table.shape[0]} speakers"
                 )
             weights = speaker_mix.to(table.device, table.dtype)
-            if weights.dim() == 3:
-                return (weights @ table[: weights.shape[2]]).transpose(1, 2)
             return (weights @ table[: weights.shape[1]]).t()[None]
         if speaker is None:
             raise ValueError("pass speaker ids or a speaker mix")
@@ -141,10 +139,10 @@ class Inference(nn.Module):
         hop = self.dec.hop_length
         drawn = [alone[length] for length in lengths]
         return InferenceNoise(
-            torch.cat([F.pad(one.prior, (0, n_frames - one.prior.shape[2])) for one in drawn]),
+            _rows([one.prior for one in drawn], n_frames),
             SourceNoise(
                 torch.cat([one.source.phase for one in drawn]),
-                torch.cat([_fill(one.source.noise, n_frames * hop) for one in drawn]),
+                _rows([one.source.noise.mT for one in drawn], n_frames * hop).mT,
             ),
         )
 
@@ -173,7 +171,9 @@ class Inference(nn.Module):
             noise_scale: of the prior's noise.
             predict_f0: replace f0 by the voice's own contour.
             volume: (B, T) or None.
-            lengths: frames of each clip, of inputs that are zero after them; None = all T.
+            lengths: frames of each clip, of inputs that are zero after them and a g of B rows: what is
+                made of a clip is then what is made of it alone, and has no meaning after its end. Not
+                with `predict_f0`. None = all T.
 
         Returns:
             As `infer`.
@@ -183,12 +183,9 @@ class Inference(nn.Module):
         if lengths is not None:
             inside = sequence_mask(torch.tensor(lengths, device=f0.device), f0.shape[1])
             mask = inside[:, None].to(dtype)
-            g = g.expand(f0.shape[0], -1, -1)
         x = self._content(units, uv, volume, mask)
-        if predict_f0 and lengths is None:
+        if predict_f0:
             f0 = self._own_pitch(x, f0, uv, mask, g)
-        elif predict_f0:
-            f0 = self._own_pitches(units, f0, uv, g, volume, lengths or ())
         m_p, logs_p = self.enc_p(x, mask, f0_to_coarse(f0, compat=self.compat))
         z_p = (m_p + noise.prior * torch.exp(logs_p) * noise_scale).to(dtype)
         z = self.flow.inverse(z_p, mask, g)
@@ -210,24 +207,11 @@ class Inference(nn.Module):
         norm_lf0 = normalize_lf0(f0_to_lf0(f0)[:, None], uv, mask, None)
         return lf0_to_f0(self.f0_decoder(x, norm_lf0, mask, g))[:, 0]
 
-    def _own_pitches(
-        self,
-        units: Tensor,
-        f0: Tensor,
-        uv: Tensor,
-        g: Tensor,
-        volume: Tensor | None,
-        lengths: Sequence[int],
-    ) -> Tensor:
-        """Predict the contours of clips one by one: (B, T) Hz, zero after the end of each."""
-        rows = []
-        for row, length in enumerate(lengths):
-            clip = (slice(row, row + 1), ..., slice(length))
-            mask = torch.ones_like(f0[clip], dtype=self.pre.weight.dtype)[:, None]
-            x = self._content(units[clip], uv[clip], None if volume is None else volume[clip], mask)
-            own = self._own_pitch(x, f0[clip], uv[clip], mask, g[clip])
-            rows.append(F.pad(own, (0, f0.shape[1] - length)))
-        return torch.cat(rows)
+    def _own_pitch_of(self, clip: Clip, g: Tensor) -> Tensor:
+        """Predict the voice's own contour (1, T) Hz of a clip, g being who sings it."""
+        mask = torch.ones_like(clip.f0, dtype=self.pre.weight.dtype)[:, None]
+        x = self._content(clip.units, clip.uv, clip.volume, mask)
+        return self._own_pitch(x, clip.f0, clip.uv, mask, g)
 
     @torch.no_grad()
     def infer(
@@ -242,7 +226,6 @@ class Inference(nn.Module):
         seed: int = DEFAULT_SEED,
         predict_f0: bool = False,
         volume: Tensor | None = None,
-        lengths: Sequence[int] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Convert: units and pitch to the waveform of a speaker. Global random state is neither
         used nor changed.
@@ -252,29 +235,22 @@ class Inference(nn.Module):
             f0: (B, T) Hz, float32; <= 0 = unvoiced.
             uv: (B, T) 1 = voiced.
             speaker: (B,) int64 ids, or None with a mix.
-            speaker_mix: (T, S) weights of the first S speakers per frame, or (1, S), for all clips;
-                (B, T, S) where every clip has its own.
+            speaker_mix: (T, S) weights of the first S speakers per frame, or (1, S).
             noise_scale: of the prior's noise, 0 ... 1.
             seed: of the private generator; the default is the original's.
             predict_f0: let the voice choose its own contour (speech, not songs).
             volume: (B, T) linear RMS, for nets with a volume embedding.
-            lengths: frames of each clip, of inputs that are zero after them: every clip becomes what
-                it is alone. None = all are T long and share one generator.
 
         Returns:
-            wav (B, 1, T · hop_length) in (-1, 1), without meaning after the end of a clip, and the f0
-            (B, T) that was used.
+            wav (B, 1, T · hop_length) in (-1, 1), and the f0 (B, T) that was used.
 
         Raises:
             ConfigError: `predict_f0` on a voice without it.
         """
         n_frames = f0.shape[1]
-        if speaker_mix is not None and speaker_mix.shape[-2] not in (1, n_frames):
-            raise ValueError(f"speaker_mix has {speaker_mix.shape[-2]} rows for {n_frames} frames")
-        if lengths is None:
-            noise = self.draw_noise(f0.shape[0], n_frames, seed=seed, device=f0.device)
-        else:
-            noise = self._draw_alike(lengths, n_frames, seed=seed, device=f0.device)
+        if speaker_mix is not None and speaker_mix.shape[0] not in (1, n_frames):
+            raise ValueError(f"speaker_mix has {speaker_mix.shape[0]} rows for {n_frames} frames")
+        noise = self.draw_noise(f0.shape[0], n_frames, seed=seed, device=f0.device)
         return self.synthesize(
             units,
             f0,
@@ -284,9 +260,9 @@ class Inference(nn.Module):
             noise_scale=noise_scale,
             predict_f0=predict_f0,
             volume=volume,
-            lengths=lengths,
         )
 
+    @torch.no_grad()
     def infer_many(
         self,
         clips: Sequence[Clip],
@@ -298,57 +274,66 @@ class Inference(nn.Module):
         """Convert several clips in one batch; arguments as of `infer`.
 
         Returns:
-            Of each clip, wav (T · hop_length,) and the f0 (1, T) that was used: what it gives alone,
-            rounding apart.
+            Of each clip, wav (T · hop_length,) and the f0 (1, T) that was used: what `infer` gives for
+            it alone, the rounding of sums apart.
 
         Raises:
             ConfigError: `predict_f0` on a voice without it.
         """
-        if not clips:
-            return []
+        if len(clips) == 1:
+            return [self._infer_one(clips[0], noise_scale, seed, predict_f0)]
         lengths = [len(clip) for clip in clips]
+        if not lengths:
+            return []
         longest, device = max(lengths), clips[0].f0.device
+        conditions = [self._condition(clip) for clip in clips]
+        pitches = [clip.f0 for clip in clips]
+        if predict_f0:
+            pitches = [self._own_pitch_of(clip, g) for clip, g in zip(clips, conditions)]
+        if max(g.shape[2] for g in conditions) > 1:
+            conditions = [g.expand(-1, -1, n) for g, n in zip(conditions, lengths)]
         volumes = [clip.volume for clip in clips if clip.volume is not None]
-        ids = [clip.speaker for clip in clips if isinstance(clip.speaker, int)]
-        mixed = len(ids) < len(clips)
-        wav, f0 = self.infer(
+        wav, _ = self.synthesize(
             _rows([clip.units for clip in clips], longest),
-            _rows([clip.f0 for clip in clips], longest),
+            _rows(pitches, longest),
             _rows([clip.uv for clip in clips], longest),
-            None if mixed else torch.tensor(ids, device=device),
-            speaker_mix=self._mixes(clips, longest) if mixed else None,
+            _rows(conditions, max(g.shape[2] for g in conditions)),
+            self._draw_alike(lengths, longest, seed=seed, device=device),
             noise_scale=noise_scale,
-            seed=seed,
-            predict_f0=predict_f0,
+            predict_f0=False,
             volume=_rows(volumes, longest) if volumes else None,
-            lengths=lengths if len(clips) > 1 else None,
+            lengths=lengths,
         )
         hop = self.dec.hop_length
         return [
-            (one[0, : length * hop], pitch[None, :length])
-            for one, pitch, length in zip(wav, f0, lengths)
+            (one[0, : length * hop], pitch) for one, pitch, length in zip(wav, pitches, lengths)
         ]
 
-    def _mixes(self, clips: Sequence[Clip], n_frames: int) -> Tensor:
-        """Weights of all clips, (B, n_frames, S); of a lone clip (T, S), as it came."""
-        if len(clips) == 1 and isinstance(clips[0].speaker, Tensor):
-            return clips[0].speaker
-        table = torch.zeros(len(clips), n_frames, self.config.n_speakers, device=clips[0].f0.device)
-        for rows, clip in zip(table, clips):
-            if isinstance(clip.speaker, int):
-                rows[:, clip.speaker] = 1
-            else:
-                rows[: len(clip), : clip.speaker.shape[1]] = clip.speaker
-        return table
+    def _infer_one(
+        self, clip: Clip, noise_scale: float, seed: int, predict_f0: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Convert a lone clip: wav (T · hop_length,) and f0 (1, T)."""
+        mixed = isinstance(clip.speaker, Tensor)
+        wav, f0 = self.infer(
+            clip.units,
+            clip.f0,
+            clip.uv,
+            None if mixed else torch.tensor([clip.speaker], device=clip.f0.device),
+            speaker_mix=clip.speaker if isinstance(clip.speaker, Tensor) else None,
+            noise_scale=noise_scale,
+            seed=seed,
+            predict_f0=predict_f0,
+            volume=clip.volume,
+        )
+        return wav[0, 0], f0
+
+    def _condition(self, clip: Clip) -> Tensor:
+        """Conditioning of who sings a clip: (1, G, 1), or (1, G, T) for a mix."""
+        if isinstance(clip.speaker, Tensor):
+            return self.speaker_condition(None, clip.speaker)
+        return self.speaker_condition(torch.tensor([clip.speaker], device=clip.f0.device))
 
 
 def _rows(parts: Sequence[Tensor], length: int) -> Tensor:
     """Pad clips (1, ..., T_i) with zeros to a batch (B, ..., length)."""
-    if len(parts) == 1:
-        return parts[0]
     return torch.cat([F.pad(part, (0, length - part.shape[-1])) for part in parts])
-
-
-def _fill(noise: Tensor, n_samples: int) -> Tensor:
-    """Pad (1, N, H) with zeros to n_samples."""
-    return F.pad(noise, (0, 0, 0, n_samples - noise.shape[1]))

@@ -4,38 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import nn
 
 from svc.config import TrainConfig
-from svc.devices import PRECISIONS, inference_dtype
+from svc.devices import PRECISIONS, best_precision, has_onednn, inference_dtype
 from svc.errors import ConfigError
 from svc.vocoder.convolution import use_channels_last
 
 PRECISION_CHOICES = ("auto", *PRECISIONS)
-
-
-def best_precision(device: torch.device) -> str:
-    """Return the precision that training is fastest with: bf16 where there are matrix units for it
-    (a GPU that has bfloat16, a CPU with AMX), else fp32. Never fp16, which needs its losses scaled.
-    """
-    if device.type == "cuda":
-        has_units = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        has_units = device.type == "cpu" and _has_amx()
-    return "bf16" if has_units else "fp32"
-
-
-def _has_amx() -> bool:
-    # An old torch cannot tell; without these units bfloat16 is not faster on a CPU.
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16")) and _has_onednn()
-
-
-def _has_onednn() -> bool:
-    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def with_precision(train: TrainConfig, wanted: str | None, device: torch.device) -> TrainConfig:
@@ -72,7 +50,7 @@ def prefers_channels_last(device: torch.device, dtype: torch.dtype | None) -> bo
         dtype: their reduced precision, None for float32.
     """
     if device.type == "cpu":
-        return _has_onednn()
+        return has_onednn()
     return device.type == "cuda" and dtype is not None
 
 

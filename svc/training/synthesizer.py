@@ -23,7 +23,7 @@ from svc.training.best import make_room, outdated
 from svc.training.checks import CheckedList, read_lists, tell
 from svc.training.claim import claim
 from svc.training.clips import ClipDataset, plan_memory
-from svc.training.compiling import check_compiler, compile_nets, uncompiled
+from svc.training.compiling import compile_nets, uncompiled
 from svc.training.evaluations import Evaluations
 from svc.training.following import begin_together, journal_of, task_of
 from svc.training.journal import Journal
@@ -48,6 +48,7 @@ from svc.training.step import Adversaries
 from svc.training.stopping import StopSignal, never
 from svc.training.task import AdversarialTask
 from svc.training.validation import Validation
+from svc.vocoder.backends.compiled import check_compiler
 
 _SHOWN = {"mel": 3, "kl": 2, "gen": 2, "disc": 2}  # digits in the progress line
 

@@ -135,7 +135,7 @@ def test_a_song_is_required(capsys: pytest.CaptureFixture[str]) -> None:
         (["-se"], "-se/--second_encoding needs -shd"),
         (["-eh", "-shd"], "-eh/--enhance and diffusion (-shd or -od)"),
         (["-eh", "-od"], "-eh/--enhance and diffusion (-shd or -od)"),
-        (["-eh", "--backend", "onnx"], "-eh/--enhance and --backend onnx"),
+        (["-eh", "-m", "."], "-eh/--enhance and an exported voice"),
         (["-eh", "-eak", "25"], "-eak/--enhancer_adaptive_key is 25: give a number from -24 to 24"),
         (
             ["-shd"],
@@ -147,8 +147,12 @@ def test_a_song_is_required(capsys: pytest.CaptureFixture[str]) -> None:
         (["--keep_breath", "2"], "--keep_breath is 2: give a number from 0 to 1"),
         (["--keep_unvoiced", "nan"], "--keep_unvoiced is nan: give a number from 0 to 1"),
         (["-shd", "-ks", "0"], "-ks/--k_step is 0: give a whole number from 1 up"),
-        (["--backend", "tensorrt"], '--backend "tensorrt" is unknown: choose torch, onnx'),
-        (["--backend", "onnx"], "svc onnx-export --profile full  and name it with -m"),
+        (["--backend", "tensorrt"], '--backend "tensorrt" is unknown: choose auto, torch, onnx'),
+        (["--precision", "int8"], '--precision "int8" is unknown: choose auto, fp32, bf16, fp16'),
+        (["--backend", "onnx", "--compile"], "--compile and --backend onnx: only torch's nets"),
+        (["--backend", "torch", "-m", "."], "--backend torch: . is a folder, an exported voice"),
+        (["--precision", "bf16", "-m", "."], "--precision bf16: . is a folder, an exported voice"),
+        (["--compile", "-m", "."], "--compile: . is a folder, an exported voice"),
     ],
 )
 def test_flags_that_cannot_work_are_refused_in_one_line(

@@ -20,6 +20,7 @@ from svc.conversion.claims import Claim, Claims, claim_path
 from svc.errors import OutputError
 
 Make = Callable[..., Claims]
+TOKEN = "0123456789abcdef"  # noqa: S105
 WHO = {"host": "here", "pid": 1, "rank": 0}
 
 
@@ -36,7 +37,7 @@ def age(path: Path, seconds: float) -> None:
     os.utime(path, (then, then))
 
 
-def leave(path: Path, token: str = "0123456789abcdef", seconds: float = 100.0) -> Path:
+def leave(path: Path, token: str = TOKEN, seconds: float = 100.0) -> Path:
     """Leave a claim behind as one does who is killed."""
     path.write_text(json.dumps({"token": token, "host": "gone", "pid": 7, "rank": 3}))
     age(path, seconds)
@@ -71,8 +72,8 @@ def test_names_of_any_length_have_a_claim(tmp_path: Path, make: Make) -> None:
     long, other = (tmp_path / f"{'x' * 240}{end}.flac" for end in "ab")
     assert claim_path(long) != claim_path(other)
     assert make().take(claim_path(long)) is not None
+    (tmp_path / "file").touch()
     with pytest.raises(OutputError):
-        (tmp_path / "file").touch()
         make().take(tmp_path / "file" / "claim")
 
 
@@ -96,7 +97,7 @@ def test_of_many_that_take_over_one_does(tmp_path: Path, make: Make) -> None:
     everybody = [make() for _ in range(12)]
     for number in range(15):
         path = leave(tmp_path / f"c{number}")
-        stage = tmp_path / ".svc-0123456789abcdef"
+        stage = tmp_path / f".svc-{TOKEN}"
         stage.mkdir()
         (stage / "half.flac").touch()
         barrier = threading.Barrier(len(everybody))
@@ -222,7 +223,7 @@ def test_claims_that_cannot_be_read(tmp_path: Path, make: Make) -> None:
 
 def test_a_lock_of_one_who_died_while_taking_over_is_removed(tmp_path: Path, make: Make) -> None:
     path = leave(tmp_path / "a")
-    lock = leave(tmp_path / "a.0123456789abcdef", "f" * 16)
+    lock = leave(tmp_path / f"a.{TOKEN}", "f" * 16)
     found: list[Claim | None] = [make().take(path) for _ in range(3)]
     assert found[0] is None
     assert found[1] is not None

@@ -55,7 +55,7 @@ REFUSED: dict[frozenset[str], str] = {
         ("-se", "-od", "-se/--second_encoding and -od/--only_diffusion: there is no first result"),
         ("-eh", "-shd", "-eh/--enhance and diffusion (-shd or -od): a vocoder has sung"),
         ("-eh", "-od", "-eh/--enhance and diffusion (-shd or -od): a vocoder has sung"),
-        ("-eh", "--backend onnx", "-eh/--enhance and --backend onnx: an exported voice has no"),
+        ("-eh", "--backend onnx", "-eh/--enhance and an exported voice: its graphs have no"),
         ("-od", "--backend onnx", "-od/--only_diffusion and --backend onnx: use --backend torch"),
         ("--compat", "--backend onnx", "--compat needs --backend torch: graphs compute in one way"),
     )
@@ -147,7 +147,7 @@ class Stage:
             self.songs_read += 1
             return open_audio(path)
 
-        monkeypatch.setattr("svc.conversion.files.open_audio", read)
+        monkeypatch.setattr("svc.conversion.file_source.open_audio", read)
         monkeypatch.setattr("svc.conversion.onnx_parts.open_session", functools.cache(open_session))
 
     def words(self, flags: Flags) -> list[str]:

@@ -17,6 +17,7 @@ import torch
 from svc.audio.io import read_audio, write_audio
 from svc.audio.pitch import F0Track
 from svc.conversion import Converter, InferOptions
+from svc.conversion.compute import ComputeChoice
 from svc.conversion.mix_files import parse_mix
 from svc.conversion.onnx_voice import OnnxVoice
 from svc.conversion.options import DiffusionChoice, HearingChoice
@@ -88,7 +89,7 @@ SHALLOW = DiffusionChoice(Path("unused"), method="ddim", speedup=10)
 
 @pytest.fixture(scope="module")
 def graphs(bundle: Path) -> Converter:
-    return Converter.from_files(bundle, choice=CHOICE, backend="onnx", diffusion=SHALLOW)
+    return Converter.from_files(bundle, choice=CHOICE, compute=ComputeChoice("onnx"), diffusion=SHALLOW)
 
 
 @pytest.fixture
@@ -197,7 +198,9 @@ def test_the_exported_pitch_predictor(bundle: Path, voice_files: Path, shared: P
     tracks: list[F0Track] = []
     for model, backend in ((bundle, "onnx"), (voice_files, "torch")):
         choice = dataclasses.replace(CHOICE, f0_predictor="fcpe")
-        with Converter.from_files(model, choice=choice, backend=backend) as converter:
+        with Converter.from_files(
+            model, choice=choice, compute=ComputeChoice(backend)
+        ) as converter:
             predictor = converter.voice.f0_predictor
             assert predictor is not None
             tracks.append(predictor(np.resize(wav, SR)))

@@ -102,7 +102,13 @@ def test_what_ends_it_leaves_the_old_result(
 
     with pytest.raises(type(error)):
         write_result(
-            Path("r.flac"), parts(), SR, SR, facts, ResultOptions(channels=mode), n_converted=200_000
+            Path("r.flac"),
+            parts(),
+            SR,
+            SR,
+            facts,
+            ResultOptions(channels=mode),
+            n_converted=200_000,
         )
     assert Path("r.flac").read_bytes() == b"old"
     assert {path.name for path in Path().iterdir()} == {"song.wav", "r.flac"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 
 from svc.audio.io import write_audio
-from svc.conversion import Converter, InferOptions, convert_files, plan_jobs
+from svc.conversion import Converter, InferOptions, convert_files
 from svc.conversion.claims import Claim, Claims, claim_path
 from svc.conversion.jobs import Job, Outcome, exit_code
 from svc.conversion.names import Source
@@ -178,12 +177,13 @@ def test_a_full_disk_leaves_the_rest_to_others(
     for job in jobs:
         write_audio(job.source.path, sine(220, 0.1, SR), SR)
     told: list[Outcome] = []
-    with pytest.raises(OutputError), SharedRun(Path("r"), Member("a", 0, 2), "p", jobs) as share:
-        monkeypatch.setattr(Claim, "publish", full)
-        convert_files(Converter(echo()), jobs, share=share, on_outcome=told.append)
+    monkeypatch.setattr(Claim, "publish", full)
+    with SharedRun(Path("r"), Member("a", 0, 2), "p", jobs) as share:
+        with pytest.raises(OutputError):
+            convert_files(Converter(echo()), jobs, share=share, on_outcome=told.append)
+        assert [path.name for path in share.folder.glob("job-*")] == []
     assert [outcome.error for outcome in told] == ["cannot write r/x: no space left"]
-    monkeypatch.undo()
-    monkeypatch.chdir(Path("r").parent)
+    assert leftovers() == []
 
 
 # ---------------------------------------------------------------- processes

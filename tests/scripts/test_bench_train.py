@@ -129,7 +129,9 @@ def test_the_plain_step_and_the_trainers_have_the_same_losses(load: Load, varian
             assert float(detail.losses[name]) == pytest.approx(value, rel=limit), name
 
 
-@pytest.mark.parametrize("option", ["one_pass", "frozen", "fused", "one_norm", "windows", "bf16"])
+@pytest.mark.parametrize(
+    "option", ["one_pass", "frozen", "fused", "one_norm", "windows", "channels_last", "bf16"]
+)
 def test_no_option_changes_the_losses(load: Load, option: str) -> None:
     """Rounding alone, of float32 or of bfloat16, in the first step. (AdamW's first update has one size
     for every weight, so where a gradient is nearly 0 rounding decides the sign, and the second step

@@ -26,7 +26,7 @@ def test_the_generator_hears_no_further_than_its_reach(
     make_net: MakeNet, changes: dict[str, Any]
 ) -> None:
     net = make_net(**changes).double()
-    reach, n_frames, at, hop = generator_reach(net.config), 140, 70, net.hop_length
+    reach, n_frames, at, hop = generator_reach(net.config), 70, 35, net.hop_length
     draws = torch.Generator().manual_seed(1)
     z = torch.randn(1, 8, n_frames, generator=draws).double()
     f0 = torch.zeros(1, n_frames)  # unvoiced: what is heard of a frame's pitch goes no further
@@ -41,7 +41,8 @@ def test_the_generator_hears_no_further_than_its_reach(
             changed = (net.dec(*given, g, random=noise) - before).abs()
             frames = changed.reshape(n_frames, hop).amax(1).nonzero().flatten() - at
             assert -reach <= int(frames.min()) <= 0 <= int(frames.max()) <= reach
-            if given[1] is f0:  # and hardly less far: every frame of it is computed twice
+            # And hardly less far, for all of it is computed twice; a snake's filters fade out.
+            if given[1] is f0 and net.config.vocoder_name == "nsf-hifigan":
                 assert max(int(frames.max()), -int(frames.min())) >= reach - 3
 
 

@@ -13,8 +13,9 @@ import torch
 from svc.cli.main import main
 from svc.errors import MissingDependencyError, SvcError
 from svc.training.batches import Batch
-from svc.training.compiling import check_compiler, compile_nets, uncompiled
+from svc.training.compiling import compile_nets, uncompiled
 from svc.training.step import Adversaries
+from svc.vocoder.backends.compiled import check_compiler
 
 CPU = torch.device("cpu")
 

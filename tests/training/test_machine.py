@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from svc import devices
 from svc.checkpoint import load_checkpoint
 from svc.cli.main import main
+from svc.devices import best_precision
 from svc.errors import ConfigError
 from svc.training import machine
-from svc.training.machine import best_precision, prefers_channels_last, with_precision
+from svc.training.machine import prefers_channels_last, with_precision
 from svc.training.step import Adversaries
 from svc.vocoder.convolution import LayoutSwitch
 
@@ -35,7 +37,7 @@ def amx(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_bfloat16_is_chosen_where_there_are_units_for_it(
     amx: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "_has_onednn", lambda: True)
+    monkeypatch.setattr(devices, "has_onednn", lambda: True)
     amx(True)
     assert best_precision(CPU) == "bf16"
     amx(False)
@@ -46,6 +48,7 @@ def test_bfloat16_is_chosen_where_there_are_units_for_it(
     for supported, expected in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda s=supported, **_: s)
         assert best_precision(CUDA) == expected
+        assert best_precision(CUDA, fp16=True) == ("bf16" if supported else "fp16")
 
 
 def test_the_command_line_comes_before_the_config(voices: Any, amx: Any) -> None:
@@ -67,7 +70,7 @@ def test_layout_by_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None
     assert not prefers_channels_last(CUDA, None)
     assert not prefers_channels_last(torch.device("mps"), torch.float16)
     for there in (True, False):
-        monkeypatch.setattr(machine, "_has_onednn", lambda there=there: there)
+        monkeypatch.setattr(machine, "has_onednn", lambda there=there: there)
         assert prefers_channels_last(CPU, None) is there
 
 
@@ -75,7 +78,7 @@ def test_layout_by_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None
 def test_nets_that_train_have_the_layout(
     voices: Any, there: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "_has_onednn", lambda: there)
+    monkeypatch.setattr(machine, "has_onednn", lambda: there)
     nets = Adversaries(voices.config, CPU)
     for net in (nets.generator, nets.discriminator):
         convs = [part for part in net.modules() if isinstance(part, LayoutSwitch)]

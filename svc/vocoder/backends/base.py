@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from svc.vocoder.generator import Generator
 from svc.vocoder.source import HarmonicSource, SourceNoise
 
 FloatArray = npt.NDArray[np.float32]
+Part = Literal["whole", "begin", "finish"]
 
 
 class Decoder(Protocol):
@@ -35,6 +36,25 @@ class Decoder(Protocol):
         Returns:
             wav (B, 1, N · hop_length) in (-1, 1).
         """
+
+
+class GeneratorPart(nn.Module):
+    """A generator behind its harmonic source, or one of its two parts: what is recorded or compiled.
+
+    Args:
+        generator: folded.
+        part: which.
+    """
+
+    def __init__(self, generator: Generator, part: Part) -> None:
+        super().__init__()
+        self.generator, self.part = generator, part
+
+    def forward(self, x: Tensor, excitation: Tensor, g: Tensor | None = None) -> Tensor:
+        """Compute; see `Generator.begin` and `Generator.finish`."""
+        if self.part != "finish":
+            x = self.generator.begin(x, excitation, g)
+        return x if self.part == "begin" else self.generator.finish(x, excitation)
 
 
 class GraphGenerator(nn.Module):

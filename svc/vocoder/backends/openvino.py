@@ -14,8 +14,8 @@ import numpy as np
 
 from svc.errors import DeviceError, SvcError, import_extra
 from svc.threads import cpu_threads
-from svc.vocoder.backends.base import FloatArray, GraphGenerator
-from svc.vocoder.backends.recording import Part, record_generator
+from svc.vocoder.backends.base import FloatArray, GraphGenerator, Part
+from svc.vocoder.backends.recording import record_generator
 from svc.vocoder.generator import Generator
 
 EXTRA = "openvino"
@@ -65,7 +65,9 @@ class OpenvinoGenerator(GraphGenerator):
                     last = request
                 return np.array(last.get_output_tensor(0).data, dtype=np.float32)
             except Exception as error:  # OpenVINO's errors have no base class but this
-                raise SvcError(f"OpenVINO stopped: {_reason(error)}; use --backend torch") from error
+                raise SvcError(
+                    f"OpenVINO stopped: {_reason(error)}; use --backend torch"
+                ) from error
 
 
 def open_core(precision: str) -> Any:

@@ -8,37 +8,15 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from typing import Literal
 
 import torch
-from torch import Tensor, nn
 
 from svc.errors import ExportError, import_extra
+from svc.vocoder.backends.base import GeneratorPart, Part
 from svc.vocoder.generator import Generator
 
 OPSET = 17
-Part = Literal["whole", "begin", "finish"]
-
 _FRAMES = 24  # of the run that is recorded
-
-
-class GeneratorPart(nn.Module):
-    """What is recorded: a generator behind its harmonic source, or one of its two parts.
-
-    Args:
-        generator: folded.
-        part: which.
-    """
-
-    def __init__(self, generator: Generator, part: Part) -> None:
-        super().__init__()
-        self.generator, self.part = generator, part
-
-    def forward(self, x: Tensor, excitation: Tensor, g: Tensor | None = None) -> Tensor:
-        """Compute; see `Generator.begin` and `Generator.finish`."""
-        if self.part != "finish":
-            x = self.generator.begin(x, excitation, g)
-        return x if self.part == "begin" else self.generator.finish(x, excitation)
 
 
 def record_generator(generator: Generator, part: Part = "whole", *, extra: str) -> bytes:
