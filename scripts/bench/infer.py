@@ -33,7 +33,7 @@ import torch
 from doc_section import write_section
 from infer_rows import net_rows, rows
 from infer_song import sung, write_song, write_voice
-from infer_tables import net_table, song_tables
+from infer_tables import net_figures, net_table, song_figures, song_tables
 from train import machine
 
 from svc.audio.io import read_audio
@@ -44,6 +44,7 @@ LONG = 60.0  # seconds; from here on only the rows that matter, `--long_rounds` 
 WARM_SECONDS = 2.5
 
 Answer = dict[str, Any]
+Figures = dict[str, Any]
 Order = dict[str, Any]
 
 
@@ -81,11 +82,14 @@ class Bench:
     Args:
         args: of the command.
         folder: for songs and nets.
-        publish: called with a section's name and its text.
+        publish: called with a section's name, its text and the figures in it.
     """
 
     def __init__(
-        self, args: argparse.Namespace, folder: Path, publish: Callable[[str, str], None]
+        self,
+        args: argparse.Namespace,
+        folder: Path,
+        publish: Callable[[str, str, list[Figures]], None],
     ) -> None:
         self.args, self.folder, self.publish = args, folder, publish
         self.kind = args.device.partition(":")[0]
@@ -131,9 +135,10 @@ class Bench:
             )  # fmt: skip
             orders.append((f"{row.net}, {row.label}", order))
         peaks, *answers = in_turns(orders, args.rounds)
-        text = net_table(table, peaks, answers, seconds=orders[1][1]["audio"])
-        head = f"{self.where(threads)}."
-        self.publish(self.words("nets", threads=threads), "\n".join([head, "", *text]))
+        lines = net_figures(table, peaks, answers)
+        text = net_table(lines, peaks, seconds=orders[1][1]["audio"])
+        body = "\n".join([f"{self.where(threads)}.", "", *text])
+        self.publish(self.words("nets", threads=threads), body, lines)
 
     # ---- songs -----------------------------------------------------------------------------------
 
@@ -156,16 +161,17 @@ class Bench:
         ]  # fmt: skip
         answers = in_turns(orders, args.long_rounds if long else args.rounds)
         name = f"{seconds:g} s" if seconds < LONG else f"{seconds / 60:g} min"
-        tables = song_tables(table, answers, device=self.kind)
+        lines = song_figures(table, answers)
         head = f"A song of {name}. {self.where(threads)}."
-        self.publish(
-            self.words("song", str(round(seconds)), threads=threads), "\n".join([head, "", *tables])
-        )
+        body = "\n".join([head, "", *song_tables(lines, device=self.kind)])
+        self.publish(self.words("song", str(round(seconds)), threads=threads), body, lines)
 
     def chosen(self, label: str) -> bool:
-        """Whether a row is wanted; the plain one always is."""
+        """Whether a row is wanted."""
         words = self.args.rows
-        return words is None or label == "plain" or any(word in label for word in words)
+        if label == "plain":
+            return not self.args.no_plain
+        return words is None or any(word in label for word in words)
 
 
 # ------------------------------------------------------------------------------------------ main
@@ -180,6 +186,7 @@ def build_parser() -> argparse.ArgumentParser:
     flag("--rounds", type=int, help="times that every row is measured (default: 3)")
     flag("--long_rounds", type=int, default=1, help="the same, songs of a minute on (default: 1)")
     flag("--rows", nargs="+", metavar="TEXT", help="only rows with one of these in their label")
+    flag("--no_plain", action="store_true", help="leave out the plain path: no ratios")
     flag("--all_rows", action="store_true", help="long songs in all ways, too")
     flag("--no_nets", action="store_true", help="leave out the nets alone")
     flag("--compile", action="store_true", help="a row with --compile")
@@ -189,7 +196,7 @@ def build_parser() -> argparse.ArgumentParser:
     flag("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for one thread only")
     flag("--limit", type=float, default=7200, help="seconds that a row may take")
     flag("--quick", action="store_true", help="tiny nets, one round of a short song")
-    flag("--json", type=Path, metavar="FILE", help="write the texts, too")
+    flag("--json", type=Path, metavar="FILE", help="write the figures, too")
     flag("--out", type=Path, help="write the sections of this document")
     return parser
 
@@ -206,10 +213,15 @@ def main(arguments: list[str] | None = None) -> int:
     args.seconds = args.seconds or ([2.0] if args.quick else [10.0, 240.0])
     args.rounds = args.rounds or (1 if args.quick else 3)
 
-    def publish(section: str, text: str) -> None:
+    found: dict[str, list[Figures]] = {}
+
+    def publish(section: str, text: str, lines: list[Figures]) -> None:
         print(f"\n{section}\n\n{text}", flush=True)
+        found[section] = lines
         if args.out:  # what is measured is kept, should the rest be interrupted
             write_section(args.out, section, text)
+        if args.json:
+            args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(args, Path(folder), publish)

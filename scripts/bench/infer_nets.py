@@ -246,8 +246,8 @@ def measure_net(order: Order) -> dict[str, Any]:
             np.save(stored, wav)
         elif stored.is_file():
             wanted = np.load(stored)
-            noise = np.square(wav - wanted).mean()
-            answer["snr"] = float(10 * np.log10(np.square(wanted).mean() / max(noise, 1e-30)))
+            signal, noise = np.square(wanted).mean(), np.square(wav - wanted).mean()
+            answer["snr"] = 10 * math.log10(signal / noise) if noise else math.inf
     nowhere = PlainNets(synthesizer.to("meta"))
     count = net_of(net, "plain", nowhere, quick=quick, device="meta")
     given = Input.made_up(config, order["audio"], "meta")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,11 +19,12 @@ def median_of(answers: Sequence[Answer], value: str) -> float:
 
 
 def song_figures(table: Sequence[Row], answers: Sequence[Sequence[Answer]]) -> list[Figures]:
-    """Medians over the rounds; a gain is that over the first row of the same round.
+    """Medians over the rounds; a gain is that over the plain row, the first one, in the same round.
 
     Returns:
-        Per row: `rtf` seconds per second of the song, `gain`, `first` seconds, `ready` seconds, `peak`
-        bytes beyond the models, `stages` seconds per second of the song.
+        Per row: `row`, `rtf` seconds per second of the song, `gain` (None where there is no plain
+        row), `first` seconds, `ready` seconds, `peak` bytes beyond the models, `stages` seconds per
+        second of the song.
     """
     lines = []
     for row, found in zip(table, answers, strict=True):
@@ -39,7 +41,7 @@ def song_figures(table: Sequence[Row], answers: Sequence[Sequence[Answer]]) -> l
             {
                 "row": row.label,
                 "rtf": statistics.median(a["seconds"] / a["audio"] for a in found),
-                "gain": statistics.median(ratios),
+                "gain": statistics.median(ratios) if table[0].label == "plain" else None,
                 "first": median_of(found, "first"),
                 "ready": median_of(found, "ready"),
                 "peak": max(a["peak"] for a in found),
@@ -49,11 +51,8 @@ def song_figures(table: Sequence[Row], answers: Sequence[Sequence[Answer]]) -> l
     return lines
 
 
-def song_tables(
-    table: Sequence[Row], answers: Sequence[Sequence[Answer]], *, device: str
-) -> list[str]:
-    """The whole, then the stages."""
-    lines = song_figures(table, answers)
+def song_tables(lines: Sequence[Figures], *, device: str) -> list[str]:
+    """The whole, then the stages, of `song_figures`."""
     memory = "MB of the device" if device == "cuda" else "MB"
     text = [
         f"| | s per s of song | times plain | first sound, s | peak {memory} | ready after, s |",
@@ -61,7 +60,8 @@ def song_tables(
     ]
     for line in lines:
         cells = [
-            line["row"], f"{line['rtf']:.3f}", f"{line['gain']:.2f}", f"{line['first']:.2f}",
+            line["row"], f"{line['rtf']:.3f}",
+            "-" if line["gain"] is None else f"{line['gain']:.2f}", f"{line['first']:.2f}",
             f"{line['peak'] / 1e6:.0f}", f"{line['ready']:.1f}",
         ]  # fmt: skip
         text.append(f"| {' | '.join(cells)} |")
@@ -114,14 +114,8 @@ def net_figures(
     return lines
 
 
-def net_table(
-    table: Sequence[NetRow],
-    peaks: Sequence[Answer],
-    answers: Sequence[Sequence[Answer]],
-    *,
-    seconds: float,
-) -> list[str]:
-    """Every net alone, with the peak above it."""
+def net_table(lines: Sequence[Figures], peaks: Sequence[Answer], *, seconds: float) -> list[str]:
+    """Every net alone, of `net_figures`, with the peak above it."""
     best = ", ".join(
         f"{median_of(peaks, name) / 1e9:.0f} GFLOP/s in {name}" for name in ("fp32", "bf16")
     )
@@ -131,11 +125,17 @@ def net_table(
         "| net | | s per s | times plain | s per s at a new length | GFLOP/s | share of peak | SNR, dB |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for line in net_figures(table, peaks, answers):
+    for line in lines:
         cells = [
             line["net"], line["row"], f"{line['seconds'] / seconds:.3f}", f"{line['gain']:.2f}",
             f"{line['new'] / seconds:.3f}", f"{line['speed'] / 1e9:.0f}", f"{line['share']:.0%}",
-            "-" if line["snr"] is None else f"{line['snr']:.0f}",
+            _decibels(line["snr"]),
         ]  # fmt: skip
         text.append(f"| {' | '.join(cells)} |")
     return text
+
+
+def _decibels(snr: float | None) -> str:
+    if snr is None:
+        return "-"
+    return f"{snr:.0f}" if math.isfinite(snr) else "same"

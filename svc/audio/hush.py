@@ -1,8 +1,8 @@
 """Silence that stays silent: what is made of a recording is faded out where the recording holds nothing.
 
-    recording  ~~~~~~~~~~|                      |~~~~~~~
-    gain       ‾‾‾‾‾‾‾‾‾‾‾\\____________________/‾‾‾‾‾‾‾‾
-                         ^ FADE_SECONDS       ^ FADE_SECONDS
+recording  ~~~~~~~~~~|                      |~~~~~~~
+gain       ‾‾‾‾‾‾‾‾‾‾‾\\____________________/‾‾‾‾‾‾‾‾
+                     ^ FADE_SECONDS       ^ FADE_SECONDS
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from svc.audio.overlap import smooth_ramp
 FloatArray = npt.NDArray[np.float32]
 
 SHORTEST_SECONDS = 0.1  # shorter pauses belong to consonants
-FADE_SECONDS = 0.02  # on both sides, inside the silence: the ends of notes and their beginnings stay
+FADE_SECONDS = (
+    0.02  # on both sides, inside the silence: the ends of notes and their beginnings stay
+)
 
 
 def silence_gain(source: FloatArray, sr: int, threshold_db: float) -> FloatArray | None:

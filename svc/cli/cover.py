@@ -141,6 +141,7 @@ def run(args: argparse.Namespace) -> int:
                 compute=compute,
             )
         )
+        infer._tell_computing(args, converter.voice)
         facts = None
         if not args.no_manifest:
             inputs = Inputs(voice, choice, diffusion, enhancer)

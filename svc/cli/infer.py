@@ -22,6 +22,7 @@ from svc.cli.progress import progress_bar
 from svc.errors import ConfigError
 
 if TYPE_CHECKING:
+    from svc.conversion.backend import Backend
     from svc.conversion.chosen import ChosenVoice
     from svc.conversion.compute import ComputeChoice
     from svc.conversion.feature_cache import FeatureCache
@@ -116,6 +117,8 @@ def run(args: argparse.Namespace) -> int:
         ):
             for singer in speakers if mix is None else [mix]:
                 converter.check_options(options, singer)
+            if sharing.leads:
+                _tell_computing(args, converter.voice)
             facts = None
             if not args.no_manifest:
                 inputs = Inputs(voice, choice, diffusion, enhancer)
@@ -228,6 +231,13 @@ def _compute(args: argparse.Namespace) -> ComputeChoice:
     from svc.conversion.compute import ComputeChoice
 
     return ComputeChoice(args.backend, args.precision, args.compile)
+
+
+def _tell_computing(args: argparse.Namespace, voice: Backend) -> None:
+    """Say what `--precision auto` has chosen, where the result is not exact."""
+    if args.precision == "auto" and voice.computing.precision != "fp32":
+        text = f"computing with {voice.computing}, on {voice.where}; --precision fp32 is exact"
+        print(f"svc: note: {text}", file=sys.stderr)
 
 
 def _results(args: argparse.Namespace) -> ResultOptions:

@@ -24,6 +24,7 @@ arithmetic):
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -52,6 +53,9 @@ from svc.errors import ConfigError
 from svc.f0.curve import FrameGrid, fit_length
 from svc.f0.voice_range import Pitches, VoiceRange
 from svc.progress import Progress, silent
+
+KEPT_KERNELS = 64
+"""Compiled convolutions that oneDNN keeps on a CPU: those of one or two lengths of a stretch."""
 
 
 class Converter:
@@ -98,6 +102,9 @@ class Converter:
             SvcError: a file is missing or damaged, config and checkpoint or encoder do not match,
                 an unknown name.
         """
+        # By itself oneDNN keeps the kernels of 1024 convolutions, and those of every length of a stretch
+        # are others: after a minute of song they were 1.6 GB, and as many more with every minute.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KEPT_KERNELS))
         choice = choice or HearingChoice()
         compute = compute or ComputeChoice()
         exported = compute.sings_export(model_path)

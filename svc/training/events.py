@@ -74,12 +74,14 @@ class EventFile:
         """Begin a file with what TensorBoard expects at the beginning."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-        now = time.time()
-        self._count += 1
-        # Read in the order of their names: the time comes first, and files of one second are counted.
-        name = f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{os.getpid()}.{self._count}"
-        path = self._folder / name
-        self._file = FileIO(path, "wb")
+        now, path = time.time(), Path()
+        while self._file is None:
+            self._count += 1
+            # Read in the order of their names: the time comes first, and files of one second are counted.
+            owner = f"{socket.gethostname()}.{os.getpid()}.{self._count}"
+            path = self._folder / f"events.out.tfevents.{int(now):010d}.{owner}"
+            with contextlib.suppress(FileExistsError):  # of an earlier run in this second
+                self._file = FileIO(path, "x")
         try:
             self._write(Event(wall_time=now, file_version="brain.Event:2"))
             if purge_step is not None:

@@ -72,9 +72,7 @@ def test_neighbouring_voiced_segments_overlap() -> None:
 def test_forced_clips_with_overlap_count_in_output_samples() -> None:
     options = InferOptions(clip_seconds=1, crossfade_seconds=0.4, crossfade_retain=0.5)
     n_samples = 3 * SR
-    pieces = planned(
-        [Segment(0, 24000, False)], np.ones(n_samples, np.float32), 8000, SR, options
-    )
+    pieces = planned([Segment(0, 24000, False)], np.ones(n_samples, np.float32), 8000, SR, options)
     check(pieces, n_samples)
     assert len(pieces) == 3
     assert covered(pieces, n_samples).all()

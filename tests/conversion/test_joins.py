@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def joins_of(wav: np.ndarray, options: InferOptions) -> list[tuple[int, int]]:
 
 
 def joined(pieces: list[Piece]) -> list[tuple[Piece, Piece]]:
-    return [(a, b) for a, b in zip(pieces, pieces[1:]) if a.joins_next]
+    return [(a, b) for a, b in itertools.pairwise(pieces) if a.joins_next]
 
 
 def levels(wav: np.ndarray, *, edges: bool) -> np.ndarray:

@@ -18,10 +18,11 @@ from svc.conversion import precision
 from svc.conversion.compute import ComputeChoice, Computing
 from svc.conversion.converter import Converter
 from svc.conversion.options import DiffusionChoice, HearingChoice
-from svc.conversion.precision import settle_choice, with_precision
+from svc.conversion.precision import settle_choice, settle_voice, with_precision
 from svc.conversion.voice import Voice
 from svc.errors import ConfigError
 from svc.f0 import build_f0_predictor
+from svc.synthesizer.inference import Clip
 from svc.vocoder.backends.onnx import OnnxGenerator
 from svc.vocoder.backends.openvino import OpenvinoGenerator
 
@@ -96,6 +97,27 @@ def test_other_engines_on_real_singing(
         assert not [name for name in names if name.startswith("dec.resblocks")]  # given back
 
 
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_clips_of_a_batch_are_what_they_are_alone(
+    make_converter: Callable[..., Converter], backend: str
+) -> None:
+    voice = make_converter().voice
+    assert isinstance(voice, Voice)
+    net = voice.synthesizer
+    net.fold_weight_norm()
+    settle_voice(net, Computing(backend))
+    torch.manual_seed(2)
+    clips = [
+        Clip(torch.randn(1, 8, n), torch.full((1, n), 220.0), torch.ones(1, n), n % 2)
+        for n in (61, 40)
+    ]
+    together = net.infer_many(clips)
+    for clip, (wav, _) in zip(clips, together):
+        ((alone, _),) = net.infer_many([clip])
+        assert alone.abs().max() > 0.01
+        torch.testing.assert_close(wav, alone, atol=1e-5, rtol=0)
+
+
 def test_the_library_is_exact_unless_asked(
     voice_folder: Path, singing: tuple[np.ndarray, int], stub_encoder: None
 ) -> None:
@@ -167,6 +189,20 @@ def test_the_manifest_tells(
     settings = json.loads(Path("out.wav.json").read_text())["settings"]
     assert (settings["backend"], settings["precision"]) == told
     assert settings["compiled"] is False
+
+
+def test_what_auto_has_chosen_is_told_where_it_is_not_exact(
+    run: Run, work: Path, stub_encoder: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for fastest in ("bf16", "fp32"):
+        monkeypatch.setattr(precision, "best_precision", lambda *_, f=fastest, **__: f)
+        done = run("-n", "song", "--output", f"{fastest}.wav")
+        assert done.code == 0, done.err
+        note = "svc: note: computing with torch, bf16, on cpu; --precision fp32 is exact\n"
+        assert (note in done.err) == (fastest == "bf16")
+        assert ("computing with" in done.err) == (fastest == "bf16")
+        settings = json.loads(Path(f"{fastest}.wav.json").read_text())["settings"]
+        assert (settings["backend"], settings["precision"]) == ("torch", fastest)
 
 
 @pytest.mark.parametrize(

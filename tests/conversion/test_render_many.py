@@ -37,7 +37,7 @@ def _beside(path: Path) -> Any:
 
 DIFFUSION: Any = _beside(Path(__file__).with_name("small_diffusion.py"))
 HOP = 512
-FRAMES = (40, 33, 40, 14, 31, 11)  # the two short ones are all end: shorter than twice the reach
+FRAMES = (26, 22, 26, 9, 8)  # the two short ones are all end: shorter than twice the reach
 BATCH = 4096
 THROUGH_A_MEL = 5e-5  # the logarithm of a quiet band magnifies the rounding of what it hears
 Make = Callable[..., Converter]
@@ -94,9 +94,7 @@ def worst(voice: Any, windows: list[Window], options: InferOptions) -> float:
 
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "plain": ({}, {}),
     "another seed and key": ({}, {"seed": 3, "transpose": 7, "noise_scale": 1.0}),
-    "loudness is told": ({"vol_embedding": True}, {}),
     "its own pitch": ({}, {"auto_f0": True}),
     "snake": ({"vocoder_name": "nsf-snake-hifigan"}, {}),
     "transformer flow": ({"use_transformer_flow": True}, {}),
@@ -144,11 +142,11 @@ def test_windows_go_through_the_net_together(
 
     monkeypatch.setattr(voice.synthesizer, "synthesize", spy)
     voice.render_many(windows, 0, InferOptions())
-    assert asked == [((4, 40), [40, 40, 33, 31]), ((2, 14), [14, 11])]
+    assert asked == [((3, 26), [26, 26, 22]), ((2, 9), [9, 8])]
     asked.clear()
     assert voice.render_many([], 0, InferOptions()) == []
     voice.render(windows[0].wav, 0, InferOptions())
-    assert asked == [((1, 40), None)]  # exactly as it was before there were batches
+    assert asked == [((1, 26), None)]  # exactly as it was before there were batches
 
 
 def test_compat_renders_one_by_one(
@@ -224,7 +222,7 @@ def test_a_batch_that_does_not_fit_is_halved(
     synthesize = voice.synthesizer.synthesize
 
     def cramped(units: torch.Tensor, *args: Any, **given: Any) -> Any:
-        if units.shape[0] * units.shape[2] > 70:
+        if units.shape[0] * units.shape[2] > 40:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return synthesize(units, *args, **given)
 
@@ -233,7 +231,7 @@ def test_a_batch_that_does_not_fit_is_halved(
         found = together.render_many(windows, 0, InferOptions())
         for one, other in zip(alone, found, strict=True):
             np.testing.assert_allclose(other, one, rtol=0, atol=1e-5)
-    assert together.batch_frames == 40
+    assert together.batch_frames == 39
     assert caplog.text.count("do not fit into the memory") == 1
 
 
@@ -256,7 +254,7 @@ def test_nothing_of_a_voice_survives_its_converter(
         del voice, enhanced, parts
         for converter in (first, second):
             loaded: Any = converter.voice
-            loaded.render_many(windows[:3], 0, InferOptions(k_step=5))
+            loaded.render_many(windows[3:], 0, InferOptions(k_step=5))
             del loaded
         assert all(part() is not None for part in left)
     assert [part() for part in left if part() is not None] == []

@@ -139,7 +139,7 @@ def test_what_is_wrong_is_told_before_the_first_part(echo: Any, song: Any) -> No
     source = ArraySource(song([(1.0, 0.5)]), SR)
     with pytest.raises(ConfigError, match="carol"):
         converter.stream(source, "carol")
-    with pytest.raises(CurveError, match="the song 1.00 s"):
+    with pytest.raises(CurveError, match=r"the song 1\.00 s"):
         converter.stream(source, 0, f0=F0Track(np.ones(20), np.ones(20)))
     with pytest.raises(AudioError, match="NaN"):
         converter.stream(ArraySource(np.full(9, np.nan, np.float32), SR), 0)

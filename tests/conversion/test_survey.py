@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,11 @@ def cut(wav: np.ndarray, sizes: Iterator[int]) -> Iterator[np.ndarray]:
         start += size
 
 
+def sizes(rng: np.random.Generator, largest: int) -> Iterator[int]:
+    while True:
+        yield int(rng.integers(1, largest))
+
+
 @pytest.mark.parametrize("sr", [8000, 44100, 48000, 192000])
 def test_segments_are_those_of_the_whole(rng: np.random.Generator, sr: int) -> None:
     for n in (0, 1, sr // 100, sr // 50, sr, 13 * sr):
@@ -29,7 +35,7 @@ def test_segments_are_those_of_the_whole(rng: np.random.Generator, sr: int) -> N
         expected = tuple(Slicer(sr, threshold_db=-35).slice(wav))
         for largest in (2000, 5 * sr):
             surveyor = Surveyor(sr, -35)
-            for block in cut(wav, iter(lambda: int(rng.integers(1, largest)), 0)):
+            for block in cut(wav, sizes(rng, largest)):
                 surveyor.feed(block)
             assert surveyor.finish() == Survey(n, expected)
 
@@ -38,7 +44,7 @@ def test_single_samples() -> None:
     wav = np.full(3000, 0.5, np.float32)
     wav[400:2500] = 0
     surveyor = Surveyor(8000, -40)
-    for block in cut(wav, iter(lambda: 1, 0)):
+    for block in cut(wav, itertools.repeat(1)):
         surveyor.feed(block)
     assert surveyor.finish().segments == tuple(Slicer(8000).slice(wav))
 
@@ -47,7 +53,7 @@ def test_real_recordings(shared: Path, rng: np.random.Generator) -> None:
     for path in list_audio(shared / "audio" / "singing" / "trope_cantor")[:3]:
         wav, sr = read_audio(path)
         surveyor = Surveyor(sr, -40)
-        for block in cut(wav, iter(lambda: int(rng.integers(1, 30000)), 0)):
+        for block in cut(wav, sizes(rng, 30000)):
             surveyor.feed(block)
         assert surveyor.finish() == survey_song(ArraySource(wav, sr), -40)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import re
+import json
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -244,10 +244,13 @@ def test_gains_are_medians_over_rounds(load: Load) -> None:
     assert fast["rtf"] == pytest.approx(0.1)
     assert fast["peak"] == 3e6
     assert fast["stages"] == pytest.approx({"F0": 0, "generator": 0.05, "rest": 0.05})
-    text = tables.song_tables(table, answers, device="cpu")
+    text = tables.song_tables([plain, fast], device="cpu")
     assert "| fast | 0.100 | 4.00 | 0.25 | 3 | 3.0 |" in text
     assert "| | F0 | generator | rest |" in text
     assert "| plain | - | 100 | 100 |" in text
+    (alone,) = tables.song_figures(table[1:], answers[1:])
+    assert alone["gain"] is None
+    assert "| fast | 0.100 | - | 0.25 | 3 | 3.0 |" in tables.song_tables([alone], device="cpu")
 
 
 def test_shares_are_those_of_the_precision(load: Load) -> None:
@@ -268,9 +271,12 @@ def test_shares_are_those_of_the_precision(load: Load) -> None:
     assert plain["share"] == pytest.approx(0.6)
     assert half["share"] == pytest.approx(0.12)
     assert half["gain"] == 2
-    text = tables.net_table(table, peaks, answers, seconds=5)
+    text = tables.net_table([plain, half], peaks, seconds=5)
     assert text[0].endswith("75 GFLOP/s in fp32, 750 GFLOP/s in bf16.")
+    assert text[-2] == "| encoder | plain | 0.300 | 1.00 | 0.400 | 45 | 60% | - |"
     assert text[-1] == "| encoder | b | 0.150 | 2.00 | 0.300 | 90 | 12% | 38 |"
+    exact = {**half, "snr": float("inf")}
+    assert tables.net_table([exact], peaks, seconds=5)[-1].endswith("| same |")
 
 
 def test_the_first_row_of_every_table_is_plain(load: Load) -> None:
@@ -313,11 +319,18 @@ def test_a_song_is_as_long_as_asked_and_never_twice_the_same(load: Load, tmp_pat
 
 @pytest.mark.slow
 def test_a_quick_run_writes_its_tables(load: Load, tmp_path: Path) -> None:
-    doc = tmp_path / "performance.md"
+    doc, figures = tmp_path / "performance.md", tmp_path / "figures.json"
     arguments = ["--quick", "--threads", "1", "--seconds", "1.6", "--rows", "svc infer, fp32"]
-    assert load("infer").main([*arguments, "--no_nets", "--out", str(doc)]) == 0
+    assert (
+        load("infer").main([*arguments, "--no_nets", "--out", str(doc), "--json", str(figures)])
+        == 0
+    )
+    rows = json.loads(figures.read_text())["song 2 cpu 1"]
+    assert [row["row"] for row in rows] == ["plain", "svc infer, fp32"]
+    assert all(row["peak"] > 0 and row["first"] > 0 and row["ready"] > 0 for row in rows)
+    # Every stage of ours was met, so its wrapping still fits the engine.
+    assert set(rows[1]["stages"]) == set(load("infer_stages").STAGES) - {"retrieval"} | {"rest"}
+    assert min(rows[1]["stages"].values()) >= 0
     text = doc.read_text()
     assert "<!-- song 2 cpu 1: begin -->" in text
-    rows = re.findall(r"^\| (plain|svc infer, fp32) \| ([\d.]+) \| ([\d.]+) \|", text, flags=re.M)
-    assert len(rows) == 4
-    assert all(float(figure) > 0 for row in rows[:2] for figure in row[1:])
+    assert text.count("\n| svc infer, fp32 | ") == 2

@@ -11,7 +11,7 @@ from svc.synthesizer.ends import generator_reach
 from svc.synthesizer.inference import Clip
 
 MakeNet = Callable[..., Synthesizer]
-LENGTHS = (30, 21, 44, 44, 7)
+LENGTHS = (28, 21, 36, 7)
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"vol_embedding": True},

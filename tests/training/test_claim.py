@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import signal
 import subprocess
@@ -110,7 +111,7 @@ def test_a_file_system_without_locks_is_told_of(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr("fcntl.lockf", refuse)
-    with claim(tmp_path / "run"):
+    with caplog.at_level(logging.WARNING, logger="svc.training"), claim(tmp_path / "run"):
         pass
     (line,) = caplog.messages
     assert "make sure that no other run writes to that folder" in line

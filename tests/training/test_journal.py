@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +131,10 @@ def test_events_that_cannot_be_written_cost_nothing_else(
             raise OSError(28, "No space left on device")
         return true(file, data[: len(data) // 2])
 
-    with monkeypatch.context() as disk:
+    with (
+        monkeypatch.context() as disk,
+        caplog.at_level(logging.WARNING, logger="svc.training"),
+    ):
         disk.setattr("svc.training.events.FileIO", type("Full", (events.FileIO,), {"write": full}))
         assert journal._train._file is not None
         journal._train._file = events.FileIO(journal._train._file.name, "ab")
@@ -146,7 +148,7 @@ def test_events_that_cannot_be_written_cost_nothing_else(
     assert len(lines(tmp_path)) == 3
     assert len([message for message in caplog.messages if "no space left" in message]) == 1
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 2  # none of the attempts is left
-    assert "Traceback" not in capfd.readouterr().err
+    assert "Exception in thread" not in capfd.readouterr().err  # as of the thread of torch's own writer
     seen = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
     seen.Reload()
     assert [(event.step, event.value) for event in seen.Scalars("loss")] == [(0, 0.0), (3, 3.0)]
@@ -161,7 +163,6 @@ def test_events_of_steps_that_are_done_again_are_hidden(tmp_path: Path) -> None:
             for step in range(first, 5):
                 journal.scalars({"loss": value}, step)
                 journal.eval_audio({"sound": np.zeros(100, np.float32)}, step, 8000)
-        time.sleep(1.1)  # files are read in the order of their second
     seen = EventAccumulator(str(tmp_path))
     seen.Reload()
     found = [(event.step, event.value) for event in seen.Scalars("loss")]

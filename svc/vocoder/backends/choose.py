@@ -15,7 +15,8 @@ Measured on one AVX-512 core with AMX (torch 2.13, OpenVINO 2026.4, onnxruntime 
 
 So torch is what "auto" takes, everywhere. OpenVINO compiled for one length is as fast as for any.
 torch.compile for all lengths makes the settled net slower on this CPU (0.8 times), after two minutes of
-compiling: it is meant for GPUs. The error is that of a trained voice on real singing.
+compiling: it is meant for GPUs. To record the graph of a snake generator takes half a minute. The error
+is that of a trained voice on real singing (see `svc.conversion.precision`).
 """
 
 from __future__ import annotations
