@@ -192,7 +192,7 @@ def build_parser() -> argparse.ArgumentParser:
     flag("--compile", action="store_true", help="a row with --compile")
     flag("--f0_predictor", default="pm", help="an id of svc f0 (default: pm)")
     flag("--song", type=Path, help="an audio file (default: the demo singer)")
-    flag("--index", type=Path, help="retrieve from this index: a file of svc train-index")
+    flag("--index", type=Path, help="retrieve from a file of svc train-index or train-cluster")
     flag("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for one thread only")
     flag("--limit", type=float, default=7200, help="seconds that a row may take")
     flag("--quick", action="store_true", help="tiny nets, one round of a short song")

@@ -1,7 +1,7 @@
-"""Silence that stays silent: what is made of a recording is faded out where the recording holds nothing.
+r"""Silence that stays silent: what is made of a recording is faded out where the recording holds nothing.
 
 recording  ~~~~~~~~~~|                      |~~~~~~~
-gain       ‾‾‾‾‾‾‾‾‾‾‾\\____________________/‾‾‾‾‾‾‾‾
+gain       ‾‾‾‾‾‾‾‾‾‾‾\____________________/‾‾‾‾‾‾‾‾
                      ^ FADE_SECONDS       ^ FADE_SECONDS
 """
 

@@ -7,8 +7,8 @@ to the first; its 2-D ones do not. So a channels-last convolution is a 2-D one o
 one with a kernel of 1 a matrix product. Values are the same but for rounding.
 
 Every convolution of the nets that are trained has a switch, off unless `use_channels_last` turns it
-on: trainers do, and generators that sing (`svc.vocoder.settle`); exported graphs and `compat` do not. Nothing else in the nets needs to know, since
-elementwise operations keep the layout of their input.
+on: trainers do, and generators that sing (`svc.vocoder.settle`); exported graphs and `compat` do not.
+Nothing else in the nets needs to know, since elementwise operations keep the layout of their input.
 """
 
 from __future__ import annotations

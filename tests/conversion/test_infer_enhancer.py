@@ -112,8 +112,8 @@ def test_the_library_refuses_what_the_command_refuses(tmp_path: Path) -> None:
     for model in (None, tmp_path / "G_1.pth"):
         with pytest.raises(ConfigError, match="-eh/--enhance and diffusion"):
             Converter.from_files(model, diffusion=diffusion, enhancer=tmp_path / "model")
+    compute = ComputeChoice("onnx")
     with pytest.raises(ConfigError, match="-eh/--enhance and an exported voice"):
-        compute = ComputeChoice("onnx")
         Converter.from_files(tmp_path, enhancer=tmp_path / "model", compute=compute)
     for key in (-25, 25):
         with pytest.raises(ConfigError, match="-eak/--enhancer_adaptive_key"):

@@ -89,7 +89,9 @@ SHALLOW = DiffusionChoice(Path("unused"), method="ddim", speedup=10)
 
 @pytest.fixture(scope="module")
 def graphs(bundle: Path) -> Converter:
-    return Converter.from_files(bundle, choice=CHOICE, compute=ComputeChoice("onnx"), diffusion=SHALLOW)
+    return Converter.from_files(
+        bundle, choice=CHOICE, compute=ComputeChoice("onnx"), diffusion=SHALLOW
+    )
 
 
 @pytest.fixture

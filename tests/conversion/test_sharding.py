@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -224,7 +225,7 @@ def test_the_songs_of_a_killed_process_are_sung_by_others(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for number in range(8):
-        seconds = 60.0 if number == 2 else 1.0  # s2 is the first one of the second process
+        seconds = 60.0 if number == 2 else 1.0  # the one who has s2 is killed
         tone = sine(200 + 20 * number, seconds, SR)
         tone[SR // 2 :: 2 * SR] = 0
         write_audio(f"in/s{number}.wav", np.stack((tone, 0.5 * tone)), SR)
@@ -234,26 +235,27 @@ def test_the_songs_of_a_killed_process_are_sung_by_others(
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     workers = [start(rank, "shared") for rank in range(3)]
-    stage = None
+    stage, killed = None, -1
     end = time.monotonic() + 60
     while stage is None and time.monotonic() < end:
         for path in Path("shared").glob(".s2*.claim"):
             told = json.loads(path.read_text())
             folder = path.with_name(f".svc-{told['token']}")
-            if told["rank"] == 1 and folder.is_dir():
-                stage = folder
+            if folder.is_dir():
+                stage, killed = folder, told["rank"]
         time.sleep(0.01)
     assert stage is not None
-    workers[1].kill()
+    workers[killed].kill()
     alone = start(-1, "alone")
     assert stage.is_dir()  # half a song is in it
     done = []
-    for rank in (0, 2):
-        text, _ = workers[rank].communicate(timeout=60)
-        assert workers[rank].returncode == 0
+    for rank, worker in enumerate(workers):
+        text, _ = worker.communicate(timeout=60)
+        assert worker.returncode == (-signal.SIGKILL if rank == killed else 0)
         done += text.split()
-    workers[1].communicate(timeout=10)
-    assert sorted(done) == sorted(f"s{number}.wav" for number in range(8))
+    # Who was killed could not tell any more; it may have done others before.
+    assert len(done) == len(set(done))
+    assert "s2.wav" in done
     assert not stage.exists()
     alone.communicate(timeout=60)
     results = sorted(path.name for path in Path("alone").iterdir())

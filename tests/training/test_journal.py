@@ -148,7 +148,7 @@ def test_events_that_cannot_be_written_cost_nothing_else(
     assert len(lines(tmp_path)) == 3
     assert len([message for message in caplog.messages if "no space left" in message]) == 1
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 2  # none of the attempts is left
-    assert "Exception in thread" not in capfd.readouterr().err  # as of the thread of torch's own writer
+    assert "Exception in thread" not in capfd.readouterr().err
     seen = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
     seen.Reload()
     assert [(event.step, event.value) for event in seen.Scalars("loss")] == [(0, 0.0), (3, 3.0)]
