@@ -1,8 +1,10 @@
-r"""Silence that stays silent: what is made of a recording is faded out where the recording holds nothing.
+r"""Silence that stays silent: where a recording holds nothing, what is made of it is faded out.
 
-recording  ~~~~~~~~~~|                      |~~~~~~~
-gain       ‾‾‾‾‾‾‾‾‾‾‾\____________________/‾‾‾‾‾‾‾‾
-                     ^ FADE_SECONDS       ^ FADE_SECONDS
+    recording  ~~~~~~~~~~|                    |~~~~~~~
+    gain       ‾‾‾‾‾‾‾‾‾‾‾\__________________/‾‾‾‾‾‾‾‾
+                         |fade|          |fade|
+
+Both fades lie inside the silence, so that the ends of notes and their beginnings stay.
 """
 
 from __future__ import annotations
@@ -15,9 +17,7 @@ from svc.audio.overlap import smooth_ramp
 FloatArray = npt.NDArray[np.float32]
 
 SHORTEST_SECONDS = 0.1  # shorter pauses belong to consonants
-FADE_SECONDS = (
-    0.02  # on both sides, inside the silence: the ends of notes and their beginnings stay
-)
+FADE_SECONDS = 0.02  # on both sides
 
 
 def silence_gain(source: FloatArray, sr: int, threshold_db: float) -> FloatArray | None:

@@ -236,8 +236,8 @@ def _compute(args: argparse.Namespace) -> ComputeChoice:
 def _tell_computing(args: argparse.Namespace, voice: Backend) -> None:
     """Say what `--precision auto` has chosen, where the result is not exact."""
     if args.precision == "auto" and voice.computing.precision != "fp32":
-        text = f"computing with {voice.computing}, on {voice.where}; --precision fp32 is exact"
-        print(f"svc: note: {text}", file=sys.stderr)
+        how = f"{voice.computing} on {voice.where}"
+        print(f"svc: computing with {how} (--precision fp32 is exact)", file=sys.stderr)
 
 
 def _results(args: argparse.Namespace) -> ResultOptions:

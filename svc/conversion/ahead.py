@@ -18,17 +18,25 @@ from svc.audio.pitch import F0Track
 from svc.conversion.windows import Stretch
 from svc.f0.base import F0Predictor
 
-WITHOUT_NETS = frozenset({"pm", "dio", "harvest", "swift"})
-"""Methods that compute on the CPU, wherever the nets do. dio, harvest and swift leave the interpreter
-to the nets' thread meanwhile; pm keeps it, and gains only while that one waits for a device."""
+_SHARES_LOCK = frozenset({"dio", "harvest", "swift"})
+"""Methods without nets that leave the interpreter to other threads while they compute."""
+_KEEPS_LOCK = frozenset({"pm"})
+"""One that does not: it is of use while the nets' thread waits for a device, and stands in its way where
+that one computes itself."""
 
 
-def runs_beside(predictor: F0Predictor | None) -> bool:
-    """Whether a predictor can work beside the nets; an ensemble can if all its members can."""
+def runs_beside(predictor: F0Predictor | None, where: str) -> bool:
+    """Whether a predictor gains by working beside the nets.
+
+    Args:
+        predictor: the one; an ensemble does if all its members do.
+        where: the nets' device, as `Backend.where`.
+    """
     if predictor is None:
         return False
-    members = predictor.name.removeprefix("ensemble:").split("+")
-    return WITHOUT_NETS.issuperset(members)
+    members = set(predictor.name.removeprefix("ensemble:").split("+"))
+    on_device = not where.startswith("cpu")
+    return members <= (_SHARES_LOCK | _KEEPS_LOCK if on_device else _SHARES_LOCK)
 
 
 def with_tracks(

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 import time
 import zipfile
 import zlib
@@ -94,6 +95,7 @@ class FeatureCache:
         self._size = 0  # of all entries, as far as this process knows
         self._unlooked: int | None = None  # bytes written since the folder was measured
         self._usable = True
+        self._lock = threading.Lock()  # pitch is heard in a thread of its own
 
     def get(self, key: str) -> dict[str, npt.NDArray[Any]] | None:
         """Return an entry, or None where there is none or it is damaged.
@@ -112,10 +114,11 @@ class FeatureCache:
             found = None
             with contextlib.suppress(OSError):
                 path.unlink()
+        with self._lock:
+            self.hits += found is not None
+            self.misses += found is None
         if found is None:
-            self.misses += 1
             return None
-        self.hits += 1
         with contextlib.suppress(OSError):  # the time of use; disks are often mounted without
             os.utime(path)
         return found
@@ -143,15 +146,16 @@ class FeatureCache:
                 error,
             )
             return
-        self._size += n_bytes
-        unlooked = self._unlooked
-        self._unlooked = None if unlooked is None else unlooked + n_bytes
-        if (
-            self._unlooked is None
-            or self._size > self._limit
-            or self._unlooked > self._limit // _LOOKS_PER_LIMIT
-        ):
-            self._make_room()
+        with self._lock:
+            self._size += n_bytes
+            unlooked = self._unlooked
+            self._unlooked = None if unlooked is None else unlooked + n_bytes
+            if (
+                self._unlooked is None
+                or self._size > self._limit
+                or self._unlooked > self._limit // _LOOKS_PER_LIMIT
+            ):
+                self._make_room()
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}{_SUFFIX}"

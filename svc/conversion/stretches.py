@@ -133,7 +133,7 @@ def _by_pieces(
     report(done, n_pieces, "")
     with ExitStack() as stack:
         stretches = _stretches(reader, song, options, voice)
-        if listens_ahead and predictor is not None and runs_beside(predictor):
+        if listens_ahead and predictor is not None and runs_beside(predictor, voice.where):
             ahead = with_tracks(stretches, predictor, lambda: voice.batch_frames * hop)
             # Closed whatever happens: a traceback would keep its thread alive.
             stretches = stack.enter_context(closing(ahead))

@@ -105,11 +105,15 @@ def test_closing_early_ends_the_thread() -> None:
 
 
 def test_who_works_beside_the_nets() -> None:
-    for name in ("pm", "dio", "harvest", "ensemble:pm+dio"):
-        assert runs_beside(build_f0_predictor(name))
+    for name in ("dio", "harvest", "ensemble:dio+harvest"):
+        assert runs_beside(build_f0_predictor(name), "cpu")
+        assert runs_beside(build_f0_predictor(name), "cuda:0")
+    for name in ("pm", "ensemble:pm+dio"):  # they keep the interpreter
+        assert not runs_beside(build_f0_predictor(name), "cpu")
+        assert runs_beside(build_f0_predictor(name), "cuda:0")
     for name in ("crepe", "rmvpe", "fcpe", "ensemble:crepe-tiny+dio", "stub"):
-        assert not runs_beside(Predictor(name))  # type: ignore[arg-type]
-    assert not runs_beside(None)
+        assert not runs_beside(Predictor(name), "cuda:0")  # type: ignore[arg-type]
+    assert not runs_beside(None, "cpu")
 
 
 # ------------------------------------------------------------------------------ in a song

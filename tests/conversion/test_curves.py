@@ -191,7 +191,7 @@ def test_the_unedited_curve_is_the_predictors_on_the_whole_song(
     run: Run, curve: Path, stub_encoder: None
 ) -> None:
     """To the last bit of the file: the same floats go into the net."""
-    done = run("-n", "song", "--f0", "song.csv", "-wf", "wav", "--no_tags")
+    done = run("-n", "song", "--f0", "song.csv", "-wf", "wav", "--no_tags", "--precision", "fp32")
     assert done.code == 0, done.err
     wav, sr = read_audio("raw/song.wav")
     choice = HearingChoice(device="cpu", f0_predictor="dio")

@@ -219,7 +219,6 @@ def check_heard(stage: Stage, flag: str, others: Flags) -> None:
     assert without is not None
     changed = float(np.abs(done.wav - without).max())
     notes = [line for line in done.told if line.startswith("svc: note: ")]
-    notes = [note for note in notes if not note.startswith("svc: note: computing with ")]
     if flag == "--protect" and "-cr" not in others:
         assert changed == 0
         assert notes == ["svc: note: -cm, -fr, --protect, --index_k and --index_nprobe have no effect "

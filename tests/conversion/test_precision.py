@@ -198,7 +198,7 @@ def test_what_auto_has_chosen_is_told_where_it_is_not_exact(
         monkeypatch.setattr(precision, "best_precision", lambda *_, f=fastest, **__: f)
         done = run("-n", "song", "--output", f"{fastest}.wav")
         assert done.code == 0, done.err
-        note = "svc: note: computing with torch, bf16, on cpu; --precision fp32 is exact\n"
+        note = "svc: computing with torch, bf16 on cpu (--precision fp32 is exact)\n"
         assert (note in done.err) == (fastest == "bf16")
         assert ("computing with" in done.err) == (fastest == "bf16")
         settings = json.loads(Path(f"{fastest}.wav.json").read_text())["settings"]
