@@ -12,7 +12,9 @@ voice and 32 s of real singing, error below the voice and change of its pitch (p
 | speech encoder (Whisper tiny) | 29-49 dB | 0.00 and 0.02 cents |
 
 Prior encoder and flow are 4 % of the work, and stay float32. So does the speech encoder, which can fall
-below 30 dB, unless `--encoder_precision` says otherwise. Diffusion follows (`svc.conversion.refine`).
+below 30 dB, unless `--encoder_precision` says otherwise: on one core with AMX it is 2.9 times as fast in
+bf16 (ContentVec), as the whole synthesizer is 2.7 times as fast with its generator so. Diffusion follows
+(`svc.conversion.refine`).
 """
 
 from __future__ import annotations

@@ -185,6 +185,8 @@ class Inference(nn.Module):
             mask = inside[:, None].to(dtype)
         x = self._content(units, uv, volume, mask)
         if predict_f0:
+            if lengths is not None:
+                raise ValueError("predict the pitch of clips one by one, as infer_many does")
             f0 = self._own_pitch(x, f0, uv, mask, g)
         m_p, logs_p = self.enc_p(x, mask, f0_to_coarse(f0, compat=self.compat))
         z_p = (m_p + noise.prior * torch.exp(logs_p) * noise_scale).to(dtype)

@@ -8,8 +8,6 @@ import pytest
 import torch
 
 from svc.conversion.batches import BatchSize, bytes_of_frame
-from svc.conversion.diffusion_voice import DiffusionVoice
-from svc.conversion.onnx_voice import OnnxVoice
 from svc.errors import SvcError
 
 
@@ -85,8 +83,3 @@ def test_a_cuda_device_takes_what_fits_into_half_of_its_free_memory(
     assert BatchSize.usual(device, bytes_of_frame(usual)).frames == 2**29 // bytes_of_frame(usual)
     free["bytes"] = 2**37
     assert BatchSize.usual(device, bytes_of_frame(usual)).frames == 8192
-
-
-def test_every_back_end_renders_many() -> None:
-    for kind in (OnnxVoice, DiffusionVoice):
-        assert {"render", "render_many", "batch_frames"} <= set(dir(kind))

@@ -21,6 +21,7 @@ from svc.conversion.compute import ComputeChoice
 from svc.conversion.mix_files import parse_mix
 from svc.conversion.onnx_voice import OnnxVoice
 from svc.conversion.options import DiffusionChoice, HearingChoice
+from svc.conversion.windows import Window
 from svc.errors import ConfigError
 from svc.synthesizer.output import InferenceNoise
 from svc.vocoder.source import SourceNoise
@@ -135,6 +136,17 @@ def test_graphs_sing_what_nets_sing(
     assert ours.shape == theirs.shape
     assert np.abs(theirs).max() > 0.01
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_graphs_render_windows_one_by_one(graphs: Converter, rng: np.random.Generator) -> None:
+    voice = graphs.voice
+    wavs = [0.1 * rng.standard_normal(512 * n).astype(np.float32) for n in (30, 21)]
+    mix = rng.random((21, 2), dtype=np.float32)
+    options = InferOptions(k_step=10)
+    first, second = voice.render_many([Window(wavs[0]), Window(wavs[1], weights=mix)], 1, options)
+    np.testing.assert_array_equal(first, voice.render(wavs[0], 1, options))
+    np.testing.assert_array_equal(second, voice.render(wavs[1], mix, options))
+    assert voice.batch_frames == 0
 
 
 def test_diffusion_of_graphs(graphs: Converter, song: Any) -> None:
