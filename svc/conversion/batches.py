@@ -41,8 +41,9 @@ class BatchSize:
     @classmethod
     def usual(cls, device: torch.device, frame_bytes: int) -> BatchSize:
         """Choose by the device: half of a CUDA device's free memory, divided by what a frame needs, at
-        most `_MOST_FRAMES`. Elsewhere one window at a time: a window fills a CPU's threads by itself,
-        and other devices do not say what memory is free.
+        most `_MOST_FRAMES`. Elsewhere one window at a time: on a CPU eight windows of 3 s together take
+        1.6 times as long as one after the other (default voice, one core: they no longer fit into its
+        cache), and other devices do not say what memory is free.
 
         Args:
             device: where the nets are; everything that is to stay there is loaded.
@@ -107,7 +108,8 @@ class BatchSize:
 
 
 def bytes_of_frame(model: ModelConfig) -> int:
-    """Estimate the memory that a frame needs while it is rendered in float32.
+    """Estimate the memory that a frame needs while it is rendered in float32: 500 KiB for the default
+    voice, of which 410 were seen on a CPU.
 
     It is that of the generator: `_COPIES` of the activations of its widest stage, and the harmonic
     source. Attention is bounded by itself (`svc.synthesizer.attention`).

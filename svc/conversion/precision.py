@@ -29,6 +29,7 @@ from svc.conversion.options import DiffusionChoice
 from svc.devices import best_precision
 from svc.errors import ConfigError
 from svc.synthesizer import Synthesizer
+from svc.synthesizer.ends import generator_reach
 from svc.vocoder import Generator
 from svc.vocoder.backends.choose import check_backend, choose_backend, make_decoder
 from svc.vocoder.backends.compiled import check_compiler
@@ -78,7 +79,11 @@ def settle_voice(net: Synthesizer, computing: Computing) -> None:
         SvcError: the engine cannot run it.
     """
     decoder = make_decoder(
-        net.dec, computing.backend, computing.precision, compiled=computing.compiled
+        net.dec,
+        computing.backend,
+        computing.precision,
+        compiled=computing.compiled,
+        reach=generator_reach(net.config),
     )
     net.dec = cast("Generator", decoder)
 

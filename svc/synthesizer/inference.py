@@ -277,13 +277,13 @@ class Inference(nn.Module):
 
         Returns:
             Of each clip, wav (T · hop_length,) and the f0 (1, T) that was used: what `infer` gives for
-            it alone, the rounding of sums apart.
+            it alone, the rounding of sums apart. With `compat` one by one.
 
         Raises:
             ConfigError: `predict_f0` on a voice without it.
         """
-        if len(clips) == 1:
-            return [self._infer_one(clips[0], noise_scale, seed, predict_f0)]
+        if len(clips) == 1 or self.compat:  # the original's phase can only be summed from the start
+            return [self._infer_one(clip, noise_scale, seed, predict_f0) for clip in clips]
         lengths = [len(clip) for clip in clips]
         if not lengths:
             return []

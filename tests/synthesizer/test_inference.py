@@ -77,3 +77,10 @@ def test_a_lone_clip_is_the_plain_call(make_net: MakeNet) -> None:
     assert torch.equal(wav, plain[0, 0])
     assert torch.equal(f0, pitch)
     assert net.infer_many([]) == []
+
+
+def test_compat_sings_one_by_one(make_net: MakeNet) -> None:
+    net = make_net(compat=True)
+    clips = clips_of(net)[:2]
+    for clip, (wav, _) in zip(clips, net.infer_many(clips), strict=True):
+        assert torch.equal(wav, net.infer_many([clip])[0][0])

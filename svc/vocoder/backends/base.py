@@ -81,7 +81,11 @@ class GraphGenerator(nn.Module):
         self, x: Tensor, f0: Tensor, g: Tensor | None = None, *, random: SourceNoise
     ) -> Tensor:
         """Sing; see `Decoder`."""
-        told = {"x": x, "excitation": self.m_source(f0, random)}
+        return self.sing(x, self.m_source(f0, random), g)
+
+    def sing(self, x: Tensor, excitation: Tensor, g: Tensor | None = None) -> Tensor:
+        """Sing with an excitation (B, 1, N · hop_length) that is there."""
+        told = {"x": x, "excitation": excitation}
         if g is not None:
             told["g"] = g
         feed = {name: np.ascontiguousarray(value.numpy()) for name, value in told.items()}

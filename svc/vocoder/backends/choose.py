@@ -13,7 +13,8 @@ Measured on one AVX-512 core with AMX (torch 2.13, OpenVINO 2026.4, onnxruntime 
 | OpenVINO, bf16, its last stages fp32 | 2.1 | 45-55 dB |
 | OpenVINO, bf16 throughout | 2.4 | 23-34 dB |
 
-So torch is what "auto" takes, everywhere. OpenVINO compiled for one length is as fast as for any.
+So torch is what "auto" takes, everywhere. OpenVINO compiled for one length is as fast as for any. These
+are times of a length that was met before; windows of a song seldom are, hence `svc.vocoder.backends.blocks`.
 torch.compile for all lengths makes the settled net slower on this CPU (0.8 times), after two minutes of
 compiling: it is meant for GPUs. To record the graph of a snake generator takes half a minute. The error
 is that of a trained voice on real singing (see `svc.conversion.precision`).
@@ -24,10 +25,12 @@ from __future__ import annotations
 from typing import cast
 
 import torch
+from torch import nn
 
 from svc.devices import PRECISIONS, inference_dtype, precision_dtype
 from svc.errors import ConfigError, import_extra
-from svc.vocoder.backends.base import Decoder
+from svc.vocoder.backends.base import Decoder, GeneratorPart, GraphGenerator
+from svc.vocoder.backends.blocks import BlockGenerator, Sing
 from svc.vocoder.generator import Generator
 from svc.vocoder.settle import settle_generator
 
@@ -92,7 +95,12 @@ def check_backend(backend: str, precision: str, device: torch.device) -> None:
 
 
 def make_decoder(
-    generator: Generator, backend: str, precision: str, *, compiled: bool = False
+    generator: Generator,
+    backend: str,
+    precision: str,
+    *,
+    compiled: bool = False,
+    reach: int | None = None,
 ) -> Decoder:
     """Give a generator to an engine.
 
@@ -102,6 +110,7 @@ def make_decoder(
         backend: one of `GENERATOR_BACKENDS`, checked.
         precision: of all but the harmonic source, the first convolution and the last stages.
         compiled: let torch.compile make kernels for it.
+        reach: frames to each side that it hears; where they are given, it sings in blocks on a CPU.
 
     Returns:
         What sings in its place.
@@ -109,17 +118,28 @@ def make_decoder(
     Raises:
         SvcError: the engine cannot run it.
     """
+    sing: Sing
+    if backend == "torch":
+        settle_generator(generator, precision_dtype(precision))
+        if compiled:
+            from svc.vocoder.backends.compiled import CompiledGenerator
+
+            return cast("Decoder", CompiledGenerator(generator))
+        decoder: nn.Module = generator
+        sing = GeneratorPart(generator, "whole")
+    else:
+        decoder = engine = _engine(generator, backend, precision)
+        sing = engine.sing
+    if reach is None or next(generator.parameters()).device.type != "cpu":
+        return cast("Decoder", decoder)
+    return BlockGenerator(sing, generator.m_source, hop_length=generator.hop_length, reach=reach)
+
+
+def _engine(generator: Generator, backend: str, precision: str) -> GraphGenerator:
     if backend == "onnx":
         from svc.vocoder.backends.onnx import OnnxGenerator
 
-        return cast("Decoder", OnnxGenerator(generator))
-    if backend == "openvino":
-        from svc.vocoder.backends.openvino import OpenvinoGenerator
+        return OnnxGenerator(generator)
+    from svc.vocoder.backends.openvino import OpenvinoGenerator
 
-        return cast("Decoder", OpenvinoGenerator(generator, precision))
-    settle_generator(generator, precision_dtype(precision))
-    if not compiled:
-        return cast("Decoder", generator)
-    from svc.vocoder.backends.compiled import CompiledGenerator
-
-    return cast("Decoder", CompiledGenerator(generator))
+    return OpenvinoGenerator(generator, precision)
