@@ -114,7 +114,8 @@ class AudioWriter:
             sink.finish()
         if self._clipped:
             text = "%s: %d samples beyond full scale were clipped"
-            logger.warning(text, self._plan.path, self._clipped)
+            # The name alone: its folder may be one where the file waits until it is whole.
+            logger.warning(text, self._plan.path.name, self._clipped)
 
     def write(self, wav: npt.NDArray[np.floating]) -> None:
         """Add samples.

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 from svc.audio.pitch import F0Track
-from svc.conversion.windows import Stretch
+from svc.conversion.windows import Passage
 from svc.f0.base import F0Predictor
 
 _SHARES_LOCK = frozenset({"dio", "harvest", "swift"})
@@ -40,8 +40,8 @@ def runs_beside(predictor: F0Predictor | None, where: str) -> bool:
 
 
 def with_tracks(
-    stretches: Iterator[Stretch], predictor: F0Predictor, limit: Callable[[], int]
-) -> Generator[Stretch, None, None]:
+    stretches: Iterator[Passage], predictor: F0Predictor, limit: Callable[[], int]
+) -> Generator[Passage, None, None]:
     """Give windows without a melody theirs, some windows ahead of the one that is wanted.
 
     Args:
@@ -56,7 +56,7 @@ def with_tracks(
     Raises:
         SvcError: what the predictor raises for a window, in the place of its stretch.
     """
-    waiting: deque[tuple[Stretch, Future[F0Track] | None]] = deque()
+    waiting: deque[tuple[Passage, Future[F0Track] | None]] = deque()
     n_ahead = 0  # samples of all that wait, apart from the first
 
     def wanted() -> bool:

@@ -2,7 +2,8 @@
 
 A key covers all that decides what is heard: the samples, the content of the weight files, the settings,
 the versions of this program and of what computes, the kind of device and the number of threads (which
-decides how sums are split). So what comes out of the cache is bit for bit what would be computed.
+decides how sums are split). So what comes out of the cache is bit for bit what would be computed; but
+for units that a GPU computed in a batch, which carry the rounding of that batch.
 """
 
 from __future__ import annotations

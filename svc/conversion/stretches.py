@@ -30,7 +30,7 @@ from svc.conversion.options import InferOptions
 from svc.conversion.sources import SongReader, SongSource
 from svc.conversion.speaker_mix import SpeakerMix, total_frames
 from svc.conversion.survey import Survey
-from svc.conversion.windows import Stretch, Window
+from svc.conversion.windows import Passage, Window
 from svc.errors import DeviceError
 from svc.f0.curve import FrameGrid, cut, cut_at
 from svc.progress import Progress
@@ -152,7 +152,7 @@ def _by_pieces(
 
 def _stretches(
     reader: SongReader, song: Song, options: InferOptions, voice: Backend
-) -> Iterator[Stretch]:
+) -> Iterator[Passage]:
     """Read a song and yield what the model is given of it, in order."""
     sr, hop = voice.sampling_rate, voice.hop_length
     context = round(options.pad_seconds * sr)
@@ -174,7 +174,7 @@ def _stretches(
         else:  # however long the silence is, nothing of it is kept
             needed = next((start for start, _ in parts if start >= piece.end), reader.n_samples)
         reader.forget(needed - context - hop)
-        yield Stretch(Window(wav, track, weights), begin, piece)
+        yield Passage(Window(wav, track, weights), begin, piece)
 
 
 def _as_the_original(

@@ -24,7 +24,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Passage:
     """A window with its place in the result.
 
     Attributes:

@@ -174,7 +174,7 @@ def exit_code(failures: Mapping[int, int], told: signal.Signals | None) -> int:
             why = " (perhaps the machine ran out of memory)" if code == -signal.SIGKILL else ""
             raise SvcError(
                 f"process {number} was ended by {signal.Signals(-code).name}{why}, and with it the run; the same "
-                "command goes on from the last checkpoint"
+                "command goes on where it stopped"
             )
     codes = {number: code for number, code in sorted(failures.items()) if code > 0}
     if codes:
@@ -182,7 +182,7 @@ def exit_code(failures: Mapping[int, int], told: signal.Signals | None) -> int:
         if number > 0 and code != SvcError.exit_code and not told:
             raise SvcError(
                 f"process {number} ended with status {code}, and with it the run; what it said stands above, and the "
-                "same command goes on from the last checkpoint"
+                "same command goes on where it stopped"
             )
         return code
     return 128 + (told or signal.SIGTERM) if failures or told else 0

@@ -13,7 +13,7 @@ from svc.conversion import Converter, InferOptions
 from svc.conversion.ahead import runs_beside, with_tracks
 from svc.conversion.chunks import Piece
 from svc.conversion.sources import ArraySource
-from svc.conversion.windows import Stretch, Window
+from svc.conversion.windows import Passage, Window
 from svc.errors import AudioError
 from svc.f0 import build_f0_predictor
 
@@ -38,11 +38,11 @@ class Predictor:
         return F0Track(np.full(len(wav) // 512, wav[0]), np.ones(len(wav) // 512, "f4"))
 
 
-def stretches(n: int, taken: list[int] | None = None, size: int = 1024) -> Iterator[Stretch]:
+def stretches(n: int, taken: list[int] | None = None, size: int = 1024) -> Iterator[Passage]:
     for index in range(n):
         if taken is not None:
             taken.append(index)
-        yield Stretch(Window(np.full(size, index, np.float32)), 0, Piece(0, size))
+        yield Passage(Window(np.full(size, index, np.float32)), 0, Piece(0, size))
 
 
 def threads() -> list[str]:
@@ -53,7 +53,7 @@ def test_every_window_gets_its_own_track_in_order() -> None:
     predictor = Predictor()
     given = F0Track(np.ones(2), np.ones(2))
     items = list(stretches(6))
-    items[3] = Stretch(Window(items[3].window.wav, given), 0, items[3].piece)
+    items[3] = Passage(Window(items[3].window.wav, given), 0, items[3].piece)
     made = list(with_tracks(iter(items), predictor, lambda: 0))
     assert [one.window.wav[0] for one in made] == list(range(6))
     assert made[3].window.track is given
