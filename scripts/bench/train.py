@@ -173,9 +173,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()])
     parser.add_argument("--full", action="store_true", help="the original's default config")
-    parser.add_argument(
-        "--batch_sizes", nargs="+", type=int, help="default: 6; 6 24 with --full"
-    )
+    parser.add_argument("--batch_sizes", nargs="+", type=int, help="default: 6; 6 24 with --full")
     parser.add_argument("--compile", action="store_true", help="a row with svc train --compile")
     parser.add_argument("--rounds", type=int, help="times that every row is measured (default: 3)")
     parser.add_argument("--steps", type=int, help="steps of a row (default: 5, 20 on cuda)")
