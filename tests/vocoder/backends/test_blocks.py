@@ -70,7 +70,7 @@ def in_blocks(net: Synthesizer, reach: int) -> BlockGenerator:
 def test_the_same_samples(model: dict[str, Any], mixed: bool) -> None:
     net = voice(**model)
     blocks = in_blocks(net, generator_reach(net.config))
-    for n in (10, 64, 65, 90, 150):
+    for n in (10, 64, 65, 150):
         z, f0, g, random = song(net, n, mixed=mixed)
         expected = net.dec(z, f0, g, random=random)
         assert (blocks(z, f0, g, random=random) - expected).abs().max() < 1e-6  # made float32
