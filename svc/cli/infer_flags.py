@@ -234,7 +234,7 @@ def _add_diffusion(parser: argparse.ArgumentParser) -> None:
     flag("--diffusion_speedup", metavar="N", type=int, help=text)
     text = (
         "of the diffusion model and its vocoder, fp32, bf16 or fp16 (GPU): bf16 is about three times as "
-        "fast where the fast where the processor has it, and adds noise 47 dB below the voice (default: as --precision)"
+        "fast where the processor has it, and adds noise 47 dB below the voice (default: as --precision)"
     )
     flag("--diffusion_precision", metavar="NAME", help=text)
     text = (
