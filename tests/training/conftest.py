@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -247,3 +248,14 @@ def vocoder_command(make_run: Callable[..., Any]) -> list[str]:
         "train-vocoder", "--dataset", "train.txt", "-c", "small.json", "-o", "v", "--device", "cpu",
         "--val_clips", "1",
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def heeded_hangups() -> Iterator[None]:
+    """Under nohup the end of the terminal is ignored, and commands inherit that: not while it is tested."""
+    before = signal.getsignal(signal.SIGHUP) if hasattr(signal, "SIGHUP") else None
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, before)
