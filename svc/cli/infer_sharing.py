@@ -16,7 +16,9 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from svc.cli.options import add_argument, add_gpus
+from svc.conversion.claims import STALE_SECONDS
 from svc.errors import ConfigError
+from svc.threads import cpu_count
 from svc.training.launching import follow_launcher, place
 
 if TYPE_CHECKING:
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from svc.conversion.jobs import Job
     from svc.conversion.sharding import Member, SharedRun
 
-STALE_SECONDS = 60.0
 _SHORTEST_STALE = 1.0
 _OWN = {
     "device", "gpus", "json", "verbose", "words", "share", "share_timeout",
@@ -166,8 +167,7 @@ def _divide_threads(local_world: int) -> None:
     """Let the processes of this machine share its cores, where nobody has said how many to use."""
     if "OMP_NUM_THREADS" in os.environ or local_world == 1:
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = max(1, (cores or 1) // local_world)
+    threads = max(1, cpu_count() // local_world)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch = sys.modules.get("torch")
     if torch is not None:

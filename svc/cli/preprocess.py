@@ -194,8 +194,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, ranks: Ranks) -> int:
     from svc.dataset.configs import ConfigOptions
-    from svc.dataset.pool import cpu_count
     from svc.dataset.preprocess import PreprocessOptions, preprocess
+    from svc.threads import cpu_count
 
     jobs = args.num_processes
     if jobs == 0 and ranks.world > 1:

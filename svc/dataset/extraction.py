@@ -22,13 +22,14 @@ from svc.dataset.augment import augment, draw_change
 from svc.dataset.clips import LeftOut, read_clip
 from svc.dataset.feature_settings import AUGMENTED, MEL_PARTS, FeatureSettings
 from svc.dataset.features import FeatureCache
-from svc.dataset.pool import Outcome, cpu_count, run_jobs
+from svc.dataset.pool import Outcome, run_jobs
 from svc.devices import resolve_device
 from svc.errors import DatasetError
 from svc.f0.base import build_f0_predictor
 from svc.pretrained import PRETRAIN_DIR
 from svc.progress import Progress, silent
 from svc.speech.base import build_speech_encoder
+from svc.threads import cpu_count
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import multiprocessing
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
 from svc.errors import DatasetError, OutputError, SvcError
+from svc.threads import cpu_count
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -49,13 +49,6 @@ def job_count(asked: int | None, *, limit: int = 30) -> int:
     if asked is None:
         return min(limit, cpus - 2) if cpus > 4 else 1
     return asked if asked > 0 else cpus
-
-
-def cpu_count() -> int:
-    """Return how many CPUs this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def run_jobs(

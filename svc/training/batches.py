@@ -7,7 +7,6 @@ batch of a step.
 from __future__ import annotations
 
 import itertools
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from svc.errors import SvcError
+from svc.threads import cpu_count
 from svc.training.clips import Clip, ClipDataset, Memory
 from svc.training.loaders import closed
 from svc.training.ranks import PeerError, Ranks, Shares, shares_of
@@ -261,7 +261,7 @@ def choose_workers(dataset: Source, *, cpus: int | None = None, processes: int =
         cpus: of this machine; None counts them.
         processes: that train on this machine, each with loaders of its own.
     """
-    count = (cpus if cpus is not None else (os.cpu_count() or 1)) // processes
+    count = (cpus if cpus is not None else cpu_count()) // processes
     if dataset.memory.clips or len(dataset) < TINY_DATASET or count < 3:
         return 0
     return min(MAX_WORKERS, count - 1)

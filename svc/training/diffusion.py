@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import multiprocessing
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from svc.dataset.feature_settings import FeatureSettings
 from svc.diffusion.loading import CONFIG_NAME
 from svc.errors import ConfigError
 from svc.progress import Progress
+from svc.threads import cpu_count
 from svc.training import state
 from svc.training.batches import TINY_DATASET, EpochBatches, stream_of
 from svc.training.checks import tell
@@ -270,7 +270,7 @@ def choose_workers(
         return 0
     if asked is not None:
         return asked
-    spare = (os.cpu_count() or 1) // processes - 1
+    spare = cpu_count() // processes - 1
     shares = multiprocessing.get_start_method(allow_none=False) == "fork"
     if n_clips < TINY_DATASET or spare < 2:
         return 0

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from svc.errors import ConfigError, DeviceError, SvcError
+from svc.threads import cpu_count
 
 ALL = "all"
 """In the place of a number of processes: one for each GPU."""
@@ -202,7 +203,7 @@ def _variables(number: int, count: int, port: int) -> dict[str, str]:
     }
     variables = {name: str(value) for name, value in values.items()}
     if "OMP_NUM_THREADS" not in os.environ:
-        variables["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // count))
+        variables["OMP_NUM_THREADS"] = str(max(1, cpu_count() // count))
     if sys.platform == "linux" and "GLOO_SOCKET_IFNAME" not in os.environ:
         # By the machine's name it may find an address that leads nowhere.
         variables["GLOO_SOCKET_IFNAME"] = "lo"

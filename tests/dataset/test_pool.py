@@ -10,8 +10,9 @@ from typing import Any, cast
 
 import pytest
 
-from svc.dataset.pool import Outcome, cpu_count, job_count, run_jobs
+from svc.dataset.pool import Outcome, job_count, run_jobs
 from svc.errors import DatasetError, OutputError
+from svc.threads import cpu_count
 
 
 def evaluator() -> Callable[[int], Callable[[str], Any]]:
