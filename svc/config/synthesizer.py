@@ -65,6 +65,7 @@ class TrainConfig:
     all_in_mem: bool = False
     vol_aug: bool = False
     gan_start_step: int = extension(0)  # steps of mel + KL + lf0 training before the discriminator
+    source_weight: float = extension(0.0)  # of each harmonic when a net begins new; 0 = random
     crop_frames: int = extension(
         0
     )  # frames of the random crop of a clip; 0 = the original's 790 of 800
@@ -86,6 +87,10 @@ class TrainConfig:
             )
         if self.learning_rate <= 0:
             raise ConfigError(f'"train.learning_rate" must be above 0, found {self.learning_rate}')
+        if not 0 <= self.source_weight <= 100:
+            raise ConfigError(
+                f'"train.source_weight" must be between 0 and 100, found {self.source_weight}'
+            )
         if len(self.betas) != 2:
             raise ConfigError(f'"train.betas" must be two numbers, found {list(self.betas)}')
 

@@ -85,6 +85,24 @@ def mel_loss(mel: Tensor, generated_mel: Tensor) -> Tensor:
     return F.l1_loss(at_least_float32(generated_mel), at_least_float32(mel))
 
 
+def offset_loss(real: Tensor, fake: Tensor, window: int) -> Tensor:
+    """Mean difference of the running means, which no mel band contains.
+
+    A generator whose last layer begins off zero can otherwise lower its level by pushing the waveform
+    against the end of tanh, where it stays: the gradient back is next to nothing.
+
+    Args:
+        real: (B, 1, T) recorded audio.
+        fake: (B, 1, T) generated audio.
+        window: samples of a mean.
+
+    Returns:
+        The loss, not weighted.
+    """
+    made, wanted = (F.avg_pool1d(wav, window, window // 4) for wav in (fake, real))
+    return F.l1_loss(made, wanted)
+
+
 def lf0_loss(pred_lf0: Tensor, lf0: Tensor) -> Tensor:
     """Mean squared error of the predicted pitch (B, 1, T) over all frames; padding is 0 on both
     sides.
@@ -99,7 +117,7 @@ class GeneratorLosses:
     total: Tensor
     """Sum of the weighted parts; what is back-propagated."""
     parts: dict[str, Tensor]
-    """Weighted parts, detached: "mel", "kl", and where they apply "fm", "gen", "lf0"."""
+    """Weighted parts, detached: "mel", and where they apply "kl", "fm", "gen", "lf0", "offset"."""
 
     @classmethod
     def of(cls, parts: Mapping[str, Tensor]) -> GeneratorLosses:

@@ -159,7 +159,7 @@ class Evaluations:
                 score = Score.of(clips)
                 self.scores = score.scalars()
                 report(
-                    self.journal, step, score, time.monotonic() - began,
+                    self.journal, step, score, time.monotonic() - began, generator,
                     losses={"loss": losses, "raw_loss": raw}, clips=count,
                     measure=self.validation.measure, averaged=self.ema is not None,
                 )  # fmt: skip

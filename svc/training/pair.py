@@ -25,6 +25,7 @@ from svc.training.numerics import (
     make_scaler,
 )
 from svc.training.ranks import Ranks, Shares
+from svc.training.source import begin_source
 from svc.vocoder.discriminator import Discriminator, Judgement
 
 Net_co = TypeVar("Net_co", bound=nn.Module, covariant=True)
@@ -60,7 +61,7 @@ class NetPair(Generic[Net_co]):
     Args:
         generator: makes audio.
         discriminator: judges it.
-        train: learning rate, precision and `gan_start_step`.
+        train: learning rate, precision, `gan_start_step` and `source_weight`.
         device: where to train.
     """
 
@@ -72,6 +73,7 @@ class NetPair(Generic[Net_co]):
         device: torch.device,
     ) -> None:
         self.train_config, self.device = train, device
+        begin_source(generator, train.source_weight)
         self.dtype = autocast_dtype(train, device)
         self.generator = generator.to(device).train()
         self.discriminator = discriminator.to(device).train()

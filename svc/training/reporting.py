@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from svc.training import figures
 from svc.training.journal import Journal
 from svc.training.scores import Score, Sung
+from svc.training.source import watch_source
 
 _DRAWN = 4  # clips with pictures of their own; a picture takes as long as singing a second
 
@@ -41,6 +44,7 @@ def report(
     step: int,
     score: Score,
     seconds: float,
+    net: nn.Module,
     *,
     losses: Mapping[str, Mapping[str, float]] | None = None,
     **facts: Any,
@@ -52,6 +56,7 @@ def report(
         step: steps that are done.
         score: of all clips.
         seconds: that it took.
+        net: what was evaluated: one that has silenced its source is warned of.
         losses: losses on the clips by the name of their group, such as "loss".
         facts: for the metrics: of how many clips it is, and by what measure.
     """
@@ -69,3 +74,4 @@ def report(
         for group, values in groups.items()
     )
     journal.note(f"evaluation at step {step}: {score}{told}; {seconds:.1f} s")
+    watch_source(journal, net, score)

@@ -127,9 +127,9 @@ class VocoderTask(AdversarialTask[VocoderBatch]):
             return
         finally:
             generator.train()
-        score = Score.of(clips)
+        score, took = Score.of(clips), time.monotonic() - began
         self.scores = score.scalars()
-        report(self.journal, step, score, time.monotonic() - began, clips=count, measure=measure)
+        report(self.journal, step, score, took, generator, clips=count, measure=measure)
         if step % self.config.train.eval_interval == 0:
             self.contest.enter(Record(step, score.mel, measure))
         best = Best(step, score.mel, measure)

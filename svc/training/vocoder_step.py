@@ -15,6 +15,7 @@ from svc.synthesizer.losses import (
     adversarial_loss,
     feature_loss,
     mel_loss,
+    offset_loss,
 )
 from svc.training.draws import ClipDraws, source_noise
 from svc.training.microbatch import cut
@@ -46,10 +47,10 @@ class VocoderPair(NetPair[Generator]):
             train,
             device,
         )
-        # Up to half the rate: what lies above the bands that the generator is given is learnt too.
+        # From 0 Hz to half the rate: what lies beside the bands that the generator is given is learnt too.
         self.mel = vocoder_mel(
             vocoder.sampling_rate, vocoder.n_fft, vocoder.hop_size, vocoder.win_size,
-            vocoder.num_mels, vocoder.fmin, None,
+            vocoder.num_mels, 0.0, None,
         )  # fmt: skip
 
     def step(self, batch: VocoderBatch, step: int, *, detailed: bool) -> StepDetail | None:
@@ -90,7 +91,11 @@ class VocoderPair(NetPair[Generator]):
         real_mel, fake_mel = self.mel(batch.wav[:, 0]), self.mel(fake[:, 0])
 
         def losses(judgement: Judgement | None) -> GeneratorLosses:
-            parts = {"mel": self.config.train.c_mel * mel_loss(real_mel, fake_mel)}
+            weight, window = self.config.train.c_mel, self.config.vocoder.n_fft
+            parts = {
+                "mel": weight * mel_loss(real_mel, fake_mel),
+                "offset": weight * offset_loss(batch.wav, fake, window),
+            }
             if judgement is not None:
                 _, fake_scores, real_maps, fake_maps = judgement
                 parts["fm"] = feature_loss(real_maps, fake_maps)

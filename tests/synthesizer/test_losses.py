@@ -12,6 +12,7 @@ from svc.synthesizer.losses import (
     kl_loss,
     lf0_loss,
     mel_loss,
+    offset_loss,
 )
 from svc.synthesizer.model import SynthesizerOutput
 
@@ -97,3 +98,14 @@ def test_losses_are_float32_for_half_inputs() -> None:
     assert lf0_loss(half, half).dtype == torch.float32
     assert adversarial_loss([half]).dtype == torch.float32
     assert feature_loss([[half]], [[half]]).dtype == torch.float32
+
+
+def test_the_offset_is_what_no_mel_band_contains() -> None:
+    time = torch.arange(44100) / 44100
+    sung = 0.5 * torch.sin(2 * torch.pi * 220 * time)[None, None]
+    assert float(offset_loss(sung, torch.zeros_like(sung), 2048)) < 0.01
+    assert float(offset_loss(sung, sung - 0.3, 2048)) == pytest.approx(0.3, abs=1e-4)
+    made = (sung - 0.3).requires_grad_()
+    offset_loss(sung, made, 2048).backward()
+    assert made.grad is not None
+    assert (made.grad[..., 2048:-2048] < 0).all()  # a step against it goes up, everywhere

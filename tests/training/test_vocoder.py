@@ -244,7 +244,7 @@ def test_forty_steps_halve_the_distance_of_the_mels(clips: Path) -> None:
     assert result.best_score is not None
     assert result.best_score.mel < before / 2
     assert distance(load_vocoder(Path("run"))) == pytest.approx(result.best_score.mel, rel=1e-3)
-    assert set(result.losses) == {"mel", "total"}
+    assert set(result.losses) == {"mel", "offset", "total"}
 
 
 def test_a_step_moves_both_nets_and_logs_its_losses(clips: Path) -> None:
@@ -262,11 +262,12 @@ def test_a_step_moves_both_nets_and_logs_its_losses(clips: Path) -> None:
         now = net.state_dict()
         assert all(not torch.equal(now[name], value) for name, value in values.items())
     assert detail is not None
-    assert set(detail.losses) == {"disc", "mel", "fm", "gen", "total"}
-    parts = sum(float(detail.losses[name]) for name in ("mel", "fm", "gen"))
+    assert set(detail.losses) == {"disc", "mel", "offset", "fm", "gen", "total"}
+    parts = sum(float(detail.losses[name]) for name in ("mel", "offset", "fm", "gen"))
     assert float(detail.losses["total"]) == pytest.approx(parts, rel=1e-6)
     assert detail.mels["slice/mel_org"].shape == detail.mels["slice/mel_gen"].shape == (20, 16)
-    # The bands of the loss reach up to half the rate, where the generator is not told of.
+    # The bands of the loss are those from 0 Hz to half the rate, which the generator is not told all of.
+    assert nets.mel.config.fmin == 0
     assert nets.mel.config.fmax is None
     assert nets.step(batch, 2, detailed=False) is None
 
