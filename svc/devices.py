@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -38,11 +42,7 @@ def inference_dtype(precision: str, device: torch.device, *, flag: str) -> torch
     dtype = precision_dtype(precision)
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError(f"{flag} fp16 needs an accelerator, and this runs on the CPU: use bf16")
-    if (
-        precision == "bf16"
-        and device.type == "cuda"
-        and not torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
+    if precision == "bf16" and device.type == "cuda" and not _has_bf16(device):
         name = torch.cuda.get_device_name(device)
         raise ConfigError(f"{flag} bf16: {name} has no bfloat16; use fp16")
     return dtype
@@ -54,14 +54,23 @@ def best_precision(device: torch.device, *, fp16: bool = False) -> str:
 
     Args:
         device: where the nets are.
-        fp16: take fp16 on GPUs without bfloat16; training does not, for its losses would have to be
-            scaled.
+        fp16: take fp16 on GPUs with matrix units for it, but without bfloat16; training does not, for
+            its losses would have to be scaled.
     """
     if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
+        if _has_bf16(device):
             return "bf16"
-        return "fp16" if fp16 else "fp32"
+        # Before Volta half precision is emulated, or slower than float32.
+        fast = fp16 and torch.cuda.get_device_capability(device) >= (7, 0)
+        return "fp16" if fast else "fp32"
     return "bf16" if device.type == "cpu" and _has_amx() else "fp32"
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether a CUDA device itself computes in bfloat16."""
+    # torch tells it of the current device only.
+    with nullcontext() if device.index is None else torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def _has_amx() -> bool:
@@ -112,3 +121,105 @@ def resolve_device(name: str | None) -> torch.device:
             f'the device "{name}" is not available{why}; here there is: {", ".join(names)}'
         )
     return torch.device(wanted)
+
+
+def exact_device(device: torch.device) -> torch.device:
+    """Return where float64 is computed for what is on a device: there, or on the CPU where it has no
+    float64 (mps, and some xpu).
+    """
+    if device.type == "mps":
+        return torch.device("cpu")
+    if device.type == "xpu":
+        found = torch.xpu.get_device_properties(device)
+        return device if getattr(found, "has_fp64", False) else torch.device("cpu")
+    return device
+
+
+_Setting = tuple[Callable[[], Any], Callable[[Any], None], Any]  # get, set, the value for exactness
+
+
+class _ExactKernels:
+    """torch's settings of CUDA kernels, which belong to the process, while anybody needs them exact."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._before = ExitStack()  # puts back what was set before the first of the users
+
+    def enter(self) -> None:
+        """Make the settings exact, if nobody has yet."""
+        with self._lock:
+            if self._users == 0:
+                with ExitStack() as undo, warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # torch 2.9 calls its older settings outdated
+                    for setting in _exact_settings():
+                        _make_exact(undo, *setting)
+                    self._before = undo.pop_all()
+            self._users += 1
+
+    def leave(self) -> None:
+        """Put the settings back, if nobody needs them any more."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._before.close()
+
+
+def _exact_settings() -> list[_Setting]:
+    """List the settings, in the order in which they are made.
+
+    Since torch 2.9 there are two families, and torch refuses to read an older setting that contradicts
+    a newer one. The older ones set both alike, so they come first; the newer ones, where they still
+    say otherwise, were made by the program that this runs in.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    settings: list[_Setting] = [
+        _attribute(cudnn, "benchmark", False),  # the fastest kernel is not always the same one
+        _attribute(cudnn, "deterministic", True),
+        _attribute(cudnn, "allow_tf32", False),
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
+    ]
+    for newer in (getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None), matmul):
+        if getattr(newer, "fp32_precision", None) is not None:
+            settings.append(_attribute(newer, "fp32_precision", "ieee"))
+    return settings
+
+
+def _attribute(owner: object, name: str, exact: object) -> _Setting:
+    return lambda: getattr(owner, name), lambda value: setattr(owner, name, value), exact
+
+
+def _make_exact(
+    undo: ExitStack, get: Callable[[], Any], put: Callable[[Any], None], exact: object
+) -> None:
+    try:
+        before = get()
+    except RuntimeError:  # contradicts a newer setting, which then is the one that counts
+        return
+    if before not in (exact, "none"):
+        undo.callback(put, before)
+        put(exact)
+
+
+_exact_kernels = _ExactKernels()
+
+
+@contextmanager
+def exact_arithmetic(device: torch.device) -> Iterator[None]:
+    """Compute float32 in float32, and the same every time, on a CUDA device.
+
+    By itself torch computes float32 convolutions in TF32 there (10 bits of mantissa instead of 23), and
+    cuDNN may choose kernels whose sums depend on chance. The settings are the process's: they are put
+    back at the end, that of the last one if several threads are inside. On other devices nothing changes.
+
+    Args:
+        device: where the nets are.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    _exact_kernels.enter()
+    try:
+        yield
+    finally:
+        _exact_kernels.leave()

@@ -6,6 +6,7 @@ line and exits with 2. A bare `ValueError` or `TypeError` is a mistake in the ca
 
 from __future__ import annotations
 
+import errno
 import importlib
 from types import ModuleType
 
@@ -47,6 +48,20 @@ class MissingDependencyError(SvcError):
 
 class OutputError(SvcError):
     """A result cannot be written: read-only folder, full disk, a folder in the way."""
+
+    @property
+    def concerns_all(self) -> bool:
+        """Whether the next result cannot be written either: the disk is full or takes nothing.
+
+        What the system says of a name (a folder of that name, no permission, too long) concerns that name alone.
+        Where it has said nothing, the space was counted before.
+        """
+        cause: BaseException | None = self
+        while cause is not None:
+            if isinstance(cause, OSError):
+                return cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+            cause = cause.__cause__
+        return True
 
 
 class ExportError(SvcError):

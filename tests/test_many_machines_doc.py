@@ -33,7 +33,7 @@ def test_flags_exist() -> None:
     parser = build_parser("infer")
     actions = parser._subparsers._group_actions[0].choices["infer"]._actions  # type: ignore
     known = {flag for action in actions for flag in action.option_strings}
-    known |= {"--max-restarts", "-v"}  # of torchrun; of svc
+    known |= {"--max-restarts", "--rdzv-id", "-v"}  # of torchrun; of svc
     prose = re.sub(r"```.*?```", "", TEXT, flags=re.S)
     assert set(re.findall(r"`(--?[a-z]\w*(?:-\w+)*)", prose)) <= known
 

@@ -37,6 +37,15 @@ _DEMUXERS = (
     "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,dtshd,eac3,flac,flv,matroska,mov,mp3,"
     "mpc,mpc8,mpeg,mpegts,ogg,rm,shn,tak,truehd,tta,voc,w64,wav,webm,wv"
 )
+# Those of them that store how long the sound is. Of the others, which are bare frames or streams, ffprobe
+# guesses the length from the bit rate of the beginning: wrong by far where that varies.
+_TIMED = frozenset({
+    "ape", "asf", "au", "aiff", "caf", "dsf", "flac", "mov", "mpc", "mpc8", "ogg", "tak", "tta", "w64",
+    "wav", "wv",
+})  # fmt: skip
+_TIMED_AS_A_WHOLE = frozenset({"flv", "matroska", "webm"})  # one length for all of their streams
+_GUESSED = b"Estimating duration from bitrate"
+_ENTRIES = "stream=duration:stream_tags:format=format_name,nb_streams,duration:format_tags"
 _INPUT = ("-protocol_whitelist", "file", "-format_whitelist", _DEMUXERS)
 _LONGEST_HEADER = 1 << 16  # bytes before the samples of a piped WAV; ffmpeg's has some hundred
 _PROBE_SECONDS = 60.0
@@ -47,7 +56,7 @@ class Probe:
     """What a file says of its first stream of sound.
 
     Attributes:
-        seconds: its length; None = the container does not say.
+        seconds: its length; None = the container does not store it.
         tags: as they stand in the file, those of the container before those of the stream.
     """
 
@@ -65,9 +74,9 @@ def probe(path: Path) -> Probe:
     program = find_program("ffprobe")
     if program is None:
         return Probe()
-    command = [program, "-v", "error", *_INPUT, "-select_streams", "a:0"]
-    command += ["-show_entries", "stream=duration:stream_tags:format_tags", "-of", "json"]
-    command.append(_as_name(path))
+    command = [program, "-v", "warning", *_INPUT, "-select_streams", "a:0"]
+    command += ["-show_entries", _ENTRIES]
+    command += ["-of", "json", _as_name(path)]
     try:
         done = subprocess.run(
             command,
@@ -78,7 +87,9 @@ def probe(path: Path) -> Probe:
         )
         said = json.loads(done.stdout.decode("utf-8", "replace"))
         streams, container = said.get("streams") or [{}], said.get("format") or {}
-        seconds = streams[0].get("duration")
+        seconds = _stored_seconds(streams[0].get("duration"), container)
+        if _GUESSED in done.stderr:  # a container that could have stored it, written to a pipe
+            seconds = None
         tags = {**streams[0].get("tags", {}), **container.get("tags", {})}
         return Probe(
             None if seconds is None else float(seconds), {str(k): str(v) for k, v in tags.items()}
@@ -86,6 +97,22 @@ def probe(path: Path) -> Probe:
     except (OSError, subprocess.SubprocessError, ValueError, AttributeError, TypeError) as error:
         logger.debug("ffprobe says nothing of %s: %s", path, error)
         return Probe()
+
+
+def _stored_seconds(of_stream: str | None, container: Mapping[str, object]) -> float | None:
+    """Return how long a file says its sound is, s; None where ffprobe could only guess.
+
+    Args:
+        of_stream: what ffprobe says of the stream of sound.
+        container: what it says of the file.
+    """
+    names = set(str(container.get("format_name", "")).split(","))  # "mov,mp4,m4a,..." is one
+    if names & _TIMED:
+        return None if of_stream is None else float(of_stream)
+    # A film may be longer than its sound. Guesses are given for each stream, too; what is stored is not.
+    alone = container.get("nb_streams") == 1 and of_stream is None
+    of_file = container.get("duration")
+    return float(str(of_file)) if names & _TIMED_AS_A_WHOLE and alone and of_file else None
 
 
 class Decoder:

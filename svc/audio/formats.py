@@ -26,6 +26,11 @@ BIT_DEPTHS = ("16", "24", "32f")
 _PCM = {"16": "PCM_16", "24": "PCM_24"}
 _PCM_FLOAT = {**_PCM, "32f": "FLOAT"}
 _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
+_WEBM_RATES = (48000,)  # what its readers make of any other one
+_AAC_RATES = (
+    8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000,
+)  # fmt: skip
+"""Others would be resampled by ffmpeg, without a word."""
 _RIFF_BYTES = (1 << 32) - (1 << 20)  # sizes are 32-bit numbers; some room for the header
 
 
@@ -39,7 +44,7 @@ class OutputFormat:
         lossy: the codec where no bit depth is asked for, named as in `depths`; "" = 16 bits.
         by_ffmpeg: ffmpeg writes it.
         kbits: of ffmpeg's lossy codec, kbit/s per channel.
-        rates: the only rates it can have, Hz; () = the encoder decides.
+        rates: the only rates of its lossy codec, Hz, rising; () = the encoder decides.
         most_bytes: longest file; None = there is no limit that matters.
     """
 
@@ -51,9 +56,21 @@ class OutputFormat:
     rates: tuple[int, ...] = ()
     most_bytes: int | None = None
 
-    def natural_rate(self, sr: int) -> int:
-        """Return `sr`, or where the format cannot have it its highest rate, Hz."""
-        return sr if not self.rates or sr in self.rates else max(self.rates)
+    def natural_rate(self, sr: int, bit_depth: str | None = None) -> int:
+        """Return `sr`, or where the format cannot have it the next higher rate, else its highest one, Hz.
+
+        Args:
+            sr: Hz.
+            bit_depth: see `codec`; formats that are lossy without one may have any rate with it.
+        """
+        rates = self.rates if bit_depth is None else ()
+        return next((rate for rate in rates if rate >= sr), rates[-1]) if rates else sr
+
+    def refused_rate(self, sr: int, codec: str) -> str:
+        """Say why a codec cannot have a rate; "" = it can, or the encoder says so itself."""
+        if codec != self.lossy or not self.rates or sr in self.rates:
+            return ""
+        return f"it has {', '.join(map(str, reversed(self.rates)))} Hz only"
 
     def codec(self, path: Path, bit_depth: str | None) -> str:
         """Return libsndfile's or ffmpeg's words for samples of a bit depth; None = the usual ones.
@@ -82,9 +99,9 @@ _FORMATS: dict[str, OutputFormat] = {
     ".aiff": OutputFormat("AIFF", _PCM_FLOAT, most_bytes=_RIFF_BYTES),
     ".caf": OutputFormat("CAF", _PCM_FLOAT),
     ".w64": OutputFormat("W64", _PCM_FLOAT),
-    ".m4a": OutputFormat("ipod", _ALAC, "aac", by_ffmpeg=True, kbits=128),
-    ".mp4": OutputFormat("mp4", _ALAC, "aac", by_ffmpeg=True, kbits=128),
-    ".webm": OutputFormat("webm", {}, "libopus", by_ffmpeg=True, kbits=96, rates=_OPUS_RATES),
+    ".m4a": OutputFormat("ipod", _ALAC, "aac", by_ffmpeg=True, kbits=128, rates=_AAC_RATES),
+    ".mp4": OutputFormat("mp4", _ALAC, "aac", by_ffmpeg=True, kbits=128, rates=_AAC_RATES),
+    ".webm": OutputFormat("webm", {}, "libopus", by_ffmpeg=True, kbits=96, rates=_WEBM_RATES),
 }
 OUTPUT_SUFFIXES: tuple[str, ...] = tuple(_FORMATS)
 """Suffixes that can be written, with their dot; the usual ones first."""

@@ -5,6 +5,7 @@ The whole-file functions; `reader` and `writer` do the same block by block.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,12 +144,24 @@ def list_audio(folder: str | Path, *, recursive: bool = False) -> list[Path]:
 
     Raises:
         MissingFileError: the folder is not there.
+        AudioError: it may not be looked into.
     """
     folder = Path(folder)
+    try:
+        return _audio_in(folder, recursive=recursive)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise AudioError(
+            f"cannot look into the folder {error.filename or folder}: {why}"
+        ) from error
+
+
+def _audio_in(folder: Path, *, recursive: bool) -> list[Path]:
     if not folder.is_dir():
         raise MissingFileError(
             f"{folder} is not a folder; give the folder that holds the recordings"
         )
+    os.scandir(folder).close()  # rglob takes a folder that may not be listed for an empty one
     found = folder.rglob("*") if recursive else folder.iterdir()
     return sorted(
         path

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import struct
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,20 +18,24 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from svc.audio import claims, flac_length, mpeg
+from svc.audio.channel_order import order_when_reading
 from svc.audio.ffmpeg import Decoder, Probe, find_program, probe
 from svc.audio.formats import SNDFILE_SUFFIXES
 from svc.audio.tags import clean_tags, from_ffmpeg
+from svc.audio.view import FileView
 from svc.errors import AudioError, MissingFileError
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+logger = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float32]
 
 LOWEST_SR, HIGHEST_SR = 2_000, 768_000  # Hz; what lies outside is a broken header, and no song
 MOST_CHANNELS = 64
 
-_STREAMED_SIZES = frozenset({0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF})
 _TOLERATED_SHORTFALL_S = 0.05  # some writers count their header, or a decoder's delay, as sound
 _TOLERATED_OF_FFMPEG_S = 0.5  # lengths in containers are rounded, and may count cut-off ends
 
@@ -46,7 +50,8 @@ class AudioReader:
         path: the file.
         sr: Hz.
         channels: C.
-        n_samples: per channel, as the header says; None where only decoding tells (ffmpeg).
+        n_samples: per channel, as the header says; None where only decoding tells (ffmpeg, MPEG layer
+            I and II).
 
     Raises:
         MissingFileError: there is no such file.
@@ -59,6 +64,9 @@ class AudioReader:
         self._decoder: Decoder | None = None
         self._sound: soundfile.SoundFile | None = None
         self._probed: Probe | None = None
+        self._order: tuple[int, ...] | None = None  # of channels, where the file has another
+        self._may_be_cut = False
+        self._left = 0  # frames that libsndfile has still to give
         self._begun = False
         with ExitStack() as stack:
             self._open(stack)
@@ -88,8 +96,9 @@ class AudioReader:
             mono: average the channels; else keep them.
 
         Yields:
-            float32 ``(T,)``, or ``(C, T)`` where `mono` is false, never empty. Integer formats span
-            [-1, 1); float files and lossy decoders may overshoot and are given as they are.
+            float32 ``(T,)``, or ``(C, T)`` where `mono` is false, never empty; channels in the order
+            of WAV. Integer formats span [-1, 1); float files and lossy decoders may overshoot and
+            are given as they are.
 
         Raises:
             AudioError: damaged or truncated, holds NaN or infinite samples, or no samples at all.
@@ -140,22 +149,30 @@ class AudioReader:
         n_bytes = stream.seek(0, io.SEEK_END)
         if n_bytes == 0:
             raise AudioError(f"{path} is empty (0 bytes); copy or export it again")
-        missing = _missing_bytes(stream, n_bytes)
-        stream.seek(0)
+        missing = claims.shortfall(stream, n_bytes)
+        finders = (mpeg.length_edit, flac_length.length_edit, claims.length_edit)
+        edit = next((edit for find in finders if (edit := find(stream, n_bytes))), None)
         try:
-            sound = stack.enter_context(soundfile.SoundFile(stream))
+            sound = stack.enter_context(soundfile.SoundFile(FileView(stream, edit)))
         except soundfile.LibsndfileError as error:
             self._open_with_ffmpeg(stack, reason_of(error))
             return
-        self._sound = sound
+        # soundfile seeks to where it is after each read, and a decoder that is sent about lacks what
+        # earlier frames of an MP3 had left for later ones: wrong samples for a while after each block.
+        sound.seekable = lambda: False
+        self._sound, self._left = sound, int(sound.frames)
         self.sr, self.channels = int(sound.samplerate), int(sound.channels)
-        self.n_samples = int(sound.frames)
-        seconds = self.n_samples / max(self.sr, 1)
-        if missing / max(n_bytes / max(seconds, 1e-9), 1.0) > _TOLERATED_SHORTFALL_S:
+        guessed = sound.subtype in ("MPEG_LAYER_I", "MPEG_LAYER_II")  # from the first frames' sizes
+        self.n_samples = None if guessed else int(sound.frames)
+        self._order = order_when_reading(sound.format, sound.subtype, self.channels, stream)
+        seconds = int(sound.frames) / max(self.sr, 1)
+        missing_s = missing.n_bytes / max(n_bytes / max(seconds, 1e-9), 1.0)
+        if missing_s > _TOLERATED_SHORTFALL_S or missing.is_sure:
             raise AudioError(
-                f"{path} is truncated: {missing} bytes that its header promises are not there; "
-                "copy or export it again"
+                f"{path} is truncated: {missing.n_bytes} bytes that its header promises are not "
+                "there; copy or export it again"
             )
+        self._may_be_cut = missing.is_open
 
     def _open_with_ffmpeg(self, stack: ExitStack, why: str) -> None:
         if self.path.suffix.lower() in SNDFILE_SUFFIXES and find_program("ffmpeg") is None:
@@ -187,13 +204,15 @@ class AudioReader:
             return self._decoder.read(n_frames)
         if self._sound is None:
             raise ValueError(f"{self.path} is closed")
+        n_frames = min(n_frames, self._left)  # what follows the sound is for no decoder
         try:
             frames: FloatArray = self._sound.read(n_frames, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             raise AudioError(
                 f"{self.path} is damaged: {reason_of(error)}; copy or export it again"
             ) from error
-        return frames
+        self._left -= len(frames)
+        return frames if self._order is None else frames[:, self._order]
 
     def _check_finite(self, frames: FloatArray, before: int) -> None:
         finite = np.isfinite(frames)
@@ -214,6 +233,9 @@ class AudioReader:
         else:
             expected, tolerated = (self.n_samples or 0) / self.sr, _TOLERATED_SHORTFALL_S
         found = done / self.sr
+        if self._may_be_cut:
+            text = "%s does not say that it ends where it does, at %.2f s: it may have been cut off"
+            logger.warning(text, self.path, found)
         if expected is not None and expected - found > tolerated:
             raise AudioError(
                 f"{self.path} is truncated: {found:.2f} s of {expected:.2f} s can be read; "
@@ -269,28 +291,3 @@ def _channels(frames: FloatArray, *, mono: bool) -> FloatArray:
         return np.ascontiguousarray(frames[:, 0])
     mixed: FloatArray = frames.mean(axis=1, dtype=np.float32)
     return mixed
-
-
-def _missing_bytes(stream: io.BufferedReader, n_bytes: int) -> int:
-    """Bytes of sound that a WAV or AIFF header promises beyond the end of the file; else 0.
-
-    libsndfile reads such files without a word. Sizes that streaming writers leave as place-holders
-    do not count.
-    """
-    stream.seek(0)
-    head = stream.read(12)
-    if len(head) == 12 and (head[:4], head[8:]) == (b"RIFF", b"WAVE"):
-        layout, sound_chunk = "<4sI", b"data"
-    elif len(head) == 12 and head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
-        layout, sound_chunk = ">4sI", b"SSND"
-    else:
-        return 0
-    position = 12
-    while position + 8 <= n_bytes:
-        stream.seek(position)
-        name, size = struct.unpack(layout, stream.read(8))
-        position += 8
-        if name == sound_chunk:
-            return 0 if size in _STREAMED_SIZES else max(0, position + size - n_bytes)
-        position += size + (size & 1)
-    return 0

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from svc.audio.channel_order import order_when_writing
 from svc.audio.ffmpeg import Encoder
 from svc.audio.formats import OutputFormat
 from svc.audio.reader import reason_of
@@ -105,6 +106,7 @@ class SoundSink:
     def __init__(self, stream: IO[bytes], target: Path | None, plan: SinkPlan) -> None:
         self._target, self._plan = target, plan
         form = plan.format.container
+        self._order = order_when_writing(form, plan.codec, plan.channels)
         mp3 = form == "MP3"
         # libsndfile would write them as Latin-1.
         self._disk = _Disk(stream, id3_tag(plan.tags) if mp3 else b"")
@@ -137,7 +139,9 @@ class SoundSink:
         self._disk.close()
 
     def write(self, frames: npt.NDArray[np.floating]) -> None:
-        """Add frames (T, C)."""
+        """Add frames (T, C), channels in the order of WAV."""
+        if self._order is not None:
+            frames = frames[:, self._order]
         try:
             self._sound.write(_quantise(frames, self._plan.codec))
         except (soundfile.LibsndfileError, AssertionError) as error:  # its own check of the count

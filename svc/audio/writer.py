@@ -74,6 +74,8 @@ class AudioWriter:
         self._sink: Sink | None = None
         self._rest: npt.NDArray[np.floating] = np.zeros((0, channels))  # less than a block
         self._clipped = self._written = 0
+        if why := form.refused_rate(int(sr), codec):
+            raise self._plan.failure(why)
         if not form.by_ffmpeg:  # libsndfile tells in a moment what it cannot write
             with SoundSink(io.BytesIO(), None, self._plan):
                 pass

@@ -17,6 +17,7 @@ from svc.cli import infer, infer_flags
 from svc.cli.infer_report import InferReport
 from svc.cli.options import add_argument
 from svc.cli.progress import progress_bar
+from svc.cli.report import printable
 from svc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     group = parser.add_argument_group("stems")
     flag = partial(add_argument, group)
-    files: dict[str, Any] = {"metavar": "FILE", "type": Path, "nargs": "+", "default": []}
+    many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
+    files: dict[str, Any] = {"metavar": "FILE", "type": Path, **many}
     text = "a song to take apart with --separator, where you have no stems of it"
     parser.add_argument("song", metavar="SONG", type=Path, nargs="?", help=text)
     flag("--lead", **files, help="lead vocals, which the voice sings")
@@ -63,9 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     flag("--separator", metavar="COMMAND", help=text)
     text = "names of the files of vocals that it writes, without suffix, such as '*_voice'"
-    flag("--separator_vocals", metavar="PATTERN", nargs="+", default=[], help=text)
+    flag("--separator_vocals", metavar="PATTERN", **many, help=text)
     text = "names of its other files (default for both: the names in use, such as no_vocals)"
-    flag("--separator_rest", metavar="PATTERN", nargs="+", default=[], help=text)
+    flag("--separator_rest", metavar="PATTERN", **many, help=text)
 
     flag = partial(add_argument, parser.add_argument_group("mix"))
     text = f"the cover (default: {infer_flags.OUTPUT_DIR}/NAME_cover.FORMAT, after the first stem or SONG)"
@@ -215,7 +217,7 @@ def _separated(separator: CommandSeparator, song: Path, stack: contextlib.ExitSt
     from svc.conversion.cover_plan import listed
 
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="svc-stems-"))
-    print(f"taking {song} apart ...", file=sys.stderr, flush=True)
+    print(printable(f"taking {song} apart ..."), file=sys.stderr, flush=True)
     found = separator.separate(song, Path(folder))
     return listed(found.lead, found.backing, found.rest)
 

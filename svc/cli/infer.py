@@ -159,6 +159,8 @@ def _check_flags(args: argparse.Namespace) -> None:
     no_timbre = args.cluster_infer_ratio == 0
     idle = {
         "-lg has no effect without -cl": args.linear_gradient > 0 and args.clip == 0,
+        "--max_chunk has no effect with -cl or --compat": args.max_chunk is not None
+        and (args.clip != 0 or args.compat),
         "-f0p has no effect with --f0": args.f0 is not None and args.f0_predictor != F0_PREDICTOR,
         "-ks has no effect without -shd": args.k_step != K_STEP and not args.shallow_diffusion,
         # Command lines of so-vits-svc 4.1 name the voice all the same.

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("-m", "--model_path", metavar="FILE", help=text)
     flag("-c", "--config_path", metavar="FILE", help="its config (default: config.json beside it)")
     text = "voices, by name or number; each sings every song (default: the model's only voice)"
-    flag("-s", "--spk_list", metavar="NAME", nargs="+", help=text)
+    flag("-s", "--spk_list", metavar="NAME", nargs="+", action="extend", help=text)
     text = (
         "weights of the speech encoder, a file or a Hugging Face folder; for two fused encoders "
         "ID=PATH[,ID=PATH] (default: as the config says, else their place under pretrain/)"
@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     flag = partial(add_argument, parser.add_argument_group("songs"))
     text = "names under raw/ (.wav may be left out), paths of audio files, or folders"
-    flag("-n", "--clean_names", metavar="NAME", nargs="+", required=True, help=text)
+    many = partial(flag, nargs="+", action="extend")
+    many("-n", "--clean_names", metavar="NAME", required=True, help=text)
     text = f"folder of the results (default: {OUTPUT_DIR})"
     flag("--output_dir", metavar="FOLDER", type=Path, default=OUTPUT_DIR, help=text)
     text = "name the result yourself; only for one song and one voice"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from svc.cli.options import add_argument, add_gpus
 from svc.conversion.claims import STALE_SECONDS
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from svc.conversion.sharding import Member, SharedRun
 
 _SHORTEST_STALE = 1.0
+_AGAIN = 10.0  # seconds after which a signal that has not ended the process comes again
+_IMPORT_WAIT, _IMPORT_WAITS = 0.1, 100  # seconds; how often an import is waited for
 _OWN = {
     "device", "gpus", "json", "verbose", "words", "share", "share_timeout",
     "cache_dir", "cache_gb", "no_cache",
@@ -93,13 +95,14 @@ class Sharing:
             ConfigError: others do something else under the same name.
         """
         if self.member is None:
-            yield None
+            with ended_by_signal():
+                yield None
             return
         from svc.conversion.sharding import SharedRun, plan_of
 
         told = {name: value for name, value in vars(args).items() if name not in _OWN}
         with (
-            _ended_by_signal(),
+            ended_by_signal(),
             SharedRun(
                 folder,
                 self.member,
@@ -136,10 +139,10 @@ def find_sharing(args: argparse.Namespace) -> Sharing:
     follow_launcher()
     _divide_threads(local_world)
     args.device = _own_device(args.device, local_rank)
-    found = [os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT")]
-    name = args.share or " ".join([os.environ.get("TORCHELASTIC_RUN_ID", ""), *found])
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-    return Sharing(Member(name, rank, world, restarted), args.share_timeout)
+    return Sharing(
+        Member(args.share or _launched_run(), rank, world, restarted), args.share_timeout
+    )
 
 
 def content_of(paths: Iterable[Path | None], hashes: FileHashes) -> list[str]:
@@ -149,6 +152,20 @@ def content_of(paths: Iterable[Path | None], hashes: FileHashes) -> list[str]:
         if path is not None:
             files += sorted(path.iterdir()) if path.is_dir() else [path]
     return [hashes.of(path) for path in files if path.is_file()]
+
+
+def _launched_run() -> str:
+    """Return the name of a run that a launcher has started.
+
+    Its id alone where it has one: most launchers take another port at each start, and the same command goes on where
+    it was stopped.
+    """
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    if run_id not in ("", "none"):
+        return run_id
+    return " ".join(
+        [run_id, *(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))]
+    )
 
 
 def _own_device(asked: str | None, local_rank: int) -> str | None:
@@ -175,18 +192,43 @@ def _divide_threads(local_world: int) -> None:
 
 
 @contextlib.contextmanager
-def _ended_by_signal() -> Iterator[None]:
-    """Let SIGTERM end this process as Ctrl-C does, so that its claims are free at once."""
+def ended_by_signal() -> Iterator[None]:
+    """Let SIGTERM end this process as Ctrl-C does: its claims are free at once, and no half of a file is left.
+
+    A compiled module that is just being imported would take it for a fault of its own, and fail for every song: the
+    import is waited for. Whoever else keeps it from ending this process is told again.
+    """
+    before: dict[signal.Signals, Any] = {}
+    waits = _IMPORT_WAITS if hasattr(signal, "setitimer") else 0
 
     def end(number: int, frame: FrameType | None) -> None:
-        del frame
-        raise SystemExit(128 + number)
+        nonlocal waits
+        del number
+        waiting = waits > 0 and _imports(frame)
+        waits -= waiting
+        if hasattr(signal, "setitimer"):
+            before.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, end))
+            signal.setitimer(signal.ITIMER_REAL, _IMPORT_WAIT if waiting else _AGAIN)
+        if not waiting:
+            raise SystemExit(128 + signal.SIGTERM)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, end)
+    before[signal.SIGTERM] = signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if len(before) > 1:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Return whether a module is just being imported."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

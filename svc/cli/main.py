@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib
 import logging
 import os
@@ -14,6 +15,7 @@ from types import ModuleType
 
 from svc import __version__
 from svc.cli.options import HelpFormatter
+from svc.cli.report import one_line, print_any_name, silence_stdout
 from svc.errors import SvcError
 
 COMMANDS: dict[str, str] = {
@@ -38,6 +40,8 @@ COMMANDS: dict[str, str] = {
     "compare": "measure a conversion: F0, voicing, loudness, distance to both voices; draws a picture",
     "demo": "write a small synthetic data set and song",
 }
+_ONLY_TELL = {"inspect", "encoders"}
+"""Commands whose work is what they print: where nobody reads on, nothing is left undone."""
 _SECONDS_TO_TELL = 20.0  # a launcher ends this process as soon as that one has ended
 
 
@@ -88,12 +92,6 @@ def _log_to_stderr(level: int) -> None:
     log.setLevel(level)
 
 
-def _one_line(text: str) -> str:
-    """Return a message on one line; names out of a foreign file may hold control characters."""
-    words = " ".join(text.split())
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in words)
-
-
 def _run(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run the chosen sub-command, in several processes where that is asked for."""
     from svc.training.launching import have_met, is_follower, launch
@@ -117,6 +115,34 @@ def _run(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     return 0
 
 
+def _flushed(code: int) -> int:
+    """Print what is buffered, now that the work is done.
+
+    Returns:
+        What the command ends with: `code`, or 1 instead of 0 where its words are lost.
+    """
+    if sys.stdout is None:  # a process without a console
+        return code
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence_stdout()
+    except OSError as error:
+        silence_stdout()
+        print(f"svc: error: cannot print: {error.strerror}", file=sys.stderr)
+        return code or 1
+    return code
+
+
+def _cannot_use(error: OSError) -> str:
+    """Say which file the system refuses and why: a folder one may not enter, a name too long."""
+    name = error.filename
+    if isinstance(name, bytes):
+        name = os.fsdecode(name)
+    why = error.strerror or str(error)
+    return one_line(why if name is None else f"{name}: {why}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -124,9 +150,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program name; None = those of the process.
 
     Returns:
-        0 all fine; 1 some files of a batch failed; 2 bad input, nothing done; 3 an export that
-        differs from the net; 130 interrupted.
+        0 all fine; 1 some files of a batch failed, or not all was done because nobody read the output
+        any more; 2 bad input, nothing done; 3 an export that differs from the net; 130 interrupted.
     """
+    print_any_name()
     # Threads of the CPU maths library wait by spinning unless told otherwise, before torch is imported. On a machine
     # that does anything else at the same time a spinning thread keeps the core from the one it waits for: a training
     # step of the small network took 0.8 s instead of many seconds beside three busy processes.
@@ -141,21 +168,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     _log_to_stderr(logging.INFO if args.verbose else logging.WARNING)
     try:
-        return _run(args, arguments)
+        return _flushed(_run(args, arguments))
     except SvcError as error:
         if str(error):
-            print(f"svc: error: {_one_line(str(error))}", file=sys.stderr)
+            print(f"svc: error: {one_line(str(error))}", file=sys.stderr)
         else:
             # Another process of the run says it, unless the first one to end takes it along before it can.
             time.sleep(_SECONDS_TO_TELL)
-        return error.exit_code
+        return _flushed(error.exit_code)
     except KeyboardInterrupt:
         print("svc: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output (head, less) went away: nothing is wrong, and nothing can be printed any more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        # The reader of our output (head, less) went away: nothing can be printed any more.
+        silence_stdout()
+        if args.command in _ONLY_TELL:
+            return 0
+        print("svc: stopped: nobody reads the output any more", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise  # a fault of ours
+        print(f"svc: error: {_cannot_use(error)}", file=sys.stderr)
+        logging.getLogger("svc").info("it came from here", exc_info=True)
+        if error.filename is None:
+            silence_stdout()  # it may be what is full
+        return 2
 
 
 if __name__ == "__main__":

@@ -1,15 +1,53 @@
-"""Words of the summaries that several sub-commands print."""
+"""Words of the summaries that several sub-commands print, and where they go."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from unicodedata import combining, east_asian_width
+from unicodedata import category, combining, east_asian_width
 
 
 def count(number: int, noun: str) -> str:
     """Return "1 clip", "2 clips"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def printable(text: str) -> str:
+    """Return a text whose control characters are escapes: names of files may hold any."""
+    return "".join(
+        sign if sign.isprintable() or category(sign) == "Zs" else ascii(sign)[1:-1] for sign in text
+    )
+
+
+def one_line(text: str) -> str:
+    """Return a message on one line; names out of a foreign file may hold control characters."""
+    return printable(" ".join(text.split()))
+
+
+def print_any_name() -> None:
+    """Let stdout and stderr take names of files that are no Unicode: as escapes, whatever prints them."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)  # streams put in their place may lack it
+        if reconfigure is not None:
+            with contextlib.suppress(OSError, ValueError):  # closed
+                reconfigure(errors="backslashreplace")
+
+
+def silence_stdout() -> None:
+    """Let stdout lead nowhere: its reader went away, or its disk is full.
+
+    What is still buffered goes there, too, so that Python has nothing to complain of at its end.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, sys.stdout.fileno())
+    except (OSError, ValueError):  # no file of the system
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+    finally:
+        os.close(nowhere)
 
 
 def left_out(path: Path | str, reason: str) -> str:

@@ -5,7 +5,8 @@ No torch here and in everything that goes through a song: `svc infer --backend o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from svc.audio.pitch import F0Track
@@ -13,6 +14,7 @@ from svc.conversion.chunks import FloatArray
 from svc.conversion.compute import Computing
 from svc.conversion.options import InferOptions
 from svc.conversion.windows import Window
+from svc.errors import DeviceError
 from svc.f0.base import F0Predictor
 from svc.f0.voice_range import VoiceRange
 
@@ -147,11 +149,48 @@ class RendersMany(Protocol):
         """See `Backend.render_many`."""
 
 
+_FULL = (
+    "out of memory",  # CUDA error: out of memory; MPS backend out of memory; HIP out of memory
+    "allocate memory",  # torch on a CPU, onnxruntime
+    "not enough memory",  # torch on a CPU under Windows
+    "alloc_failed",  # CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_ALLOC_FAILED, CUFFT_ALLOC_FAILED
+    "allocation_failed",  # CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED
+    "out_of_device_memory",  # oneAPI's drivers
+    "out_of_host_memory",
+    "out_of_resources",
+)
+"""What errors without a class of their own say where the memory is full, in lower case."""
+_OF_HOST = ("allocate memory", "not enough memory", "out_of_host_memory")
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether a RuntimeError or MemoryError says that the memory of a device is full.
 
-    On the CPU torch reports it as a plain RuntimeError of its allocator, on an accelerator by an error of
-    its own, which cannot be named where there is no torch.
+    Some come as an error of their own, which cannot be named where there is no torch, and some as a
+    plain RuntimeError of an allocator, a driver or a library of kernels.
     """
     names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"OutOfMemoryError", "MemoryError"}) or "allocate memory" in str(error)
+    text = str(error).lower()
+    return bool(names & {"OutOfMemoryError", "MemoryError"}) or any(said in text for said in _FULL)
+
+
+@contextmanager
+def loading_told() -> Iterator[None]:
+    """Say what to do when the memory is full before anything is sung; also a decorator.
+
+    Raises:
+        DeviceError: instead of a RuntimeError or MemoryError that `out_of_memory` knows.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        text = str(error).lower()
+        if isinstance(error, MemoryError) or any(said in text for said in _OF_HOST):
+            raise DeviceError(
+                "out of memory while the models are loaded: close other programs on this machine"
+            ) from error
+        raise DeviceError(
+            "out of memory on the GPU while the models are loaded: use -d cpu, or free the GPU's memory"
+        ) from error

@@ -1,9 +1,9 @@
 """Encoders and pitch predictors that look into the cache before they listen.
 
 A key covers all that decides what is heard: the samples, the content of the weight files, the settings,
-the versions of this program and of what computes, the kind of device and the number of threads (which
-decides how sums are split). So what comes out of the cache is bit for bit what would be computed; but
-for units that a GPU computed in a batch, which carry the rounding of that batch.
+the versions of this program and of what computes, the kinds of processor and device and the number of
+threads (which decides how sums are split). So what comes out of the cache is bit for bit what would be
+computed; but for units that a GPU computed in a batch, which carry the rounding of that batch.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ import numpy.typing as npt
 
 from svc import __version__
 from svc.audio.pitch import F0Track
+from svc.conversion.cpu_kind import cpu_kind
 from svc.conversion.feature_cache import FeatureCache
 from svc.conversion.file_hashes import FileHashes
 from svc.f0.base import F0Predictor
+from svc.f0.ensemble import EnsemblePredictor
 from svc.f0.wave import F0Wave
 from svc.threads import cpu_threads
 
@@ -89,11 +91,15 @@ class HearingCache:
             files: its weights, those of all members of an ensemble.
             device: where it computes.
         """
-        facts = {
+        facts: dict[str, Any] = {
             "name": predictor.name,
             "settings": dataclasses.asdict(predictor.settings),
             **_place_of(device),
         }
+        if isinstance(predictor, EnsemblePredictor):  # its settings are those of one member
+            facts["members"] = [
+                [member.name, dataclasses.asdict(member.settings)] for member in predictor.members
+            ]
         return CachedPredictor(predictor, self._key("f0", predictor, files, facts))
 
     def graph(self, graph: Runs, path: Path, device: str) -> CachedGraph:
@@ -115,7 +121,7 @@ class HearingCache:
             "svc": __version__,
             "class": f"{type(computes).__module__}.{type(computes).__qualname__}",
             "versions": {name: _version(name) for name in _COMPUTES},
-            "machine": [platform.machine(), platform.system()],
+            "machine": [platform.machine(), platform.system(), *cpu_kind()],
             **facts,
         })  # fmt: skip
 

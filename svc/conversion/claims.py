@@ -29,7 +29,7 @@ import re
 import secrets
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +44,9 @@ _LONGEST_BEAT = 5.0  # seconds
 _LONGEST_NAME = 200  # bytes
 _TOKEN = re.compile("[0-9a-f]{16}")
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EMLINK}
+
+Put = Callable[[Path, Path], object]
+"""``put(staged, result)`` moves a file; raises OSError."""
 
 
 def claim_path(result: Path) -> Path:
@@ -209,12 +212,13 @@ class Claim:
         """Return where to write a result until it is whole: who takes the claim over removes it."""
         return _stage_of(self.path, self.token) / result.name
 
-    def publish(self, staged: Path, result: Path) -> bool:
+    def publish(self, staged: Path, result: Path, put: Put = os.replace) -> bool:
         """Put a result in its place.
 
         Args:
             staged: the whole result, see `stage`.
             result: its place.
+            put: moves it there.
 
         Returns:
             False = the claim has been taken over, and whoever has it makes the result.
@@ -225,8 +229,10 @@ class Claim:
         if not self.is_mine():
             return False
         try:
-            os.replace(staged, result)
+            put(staged, result)
         except OSError as error:
+            if not self.is_mine():  # in this very moment
+                return False
             raise output_error(result, error) from error
         return True
 

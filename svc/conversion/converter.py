@@ -25,7 +25,7 @@ arithmetic):
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -33,10 +33,10 @@ import numpy as np
 
 from svc.audio.pitch import F0Track
 from svc.audio.resample import resampled_length
-from svc.conversion.backend import Backend
+from svc.conversion.backend import Backend, loading_told
 from svc.conversion.chunks import FloatArray
 from svc.conversion.compute import ComputeChoice
-from svc.conversion.key import KeyFit, fit_key, range_of_mix, unknown_range
+from svc.conversion.key import KeyFit, fit_key, range_of
 from svc.conversion.options import (
     DiffusionChoice,
     HearingChoice,
@@ -51,7 +51,7 @@ from svc.conversion.survey import Survey, survey_song
 from svc.conversion.windows import Window
 from svc.errors import ConfigError
 from svc.f0.curve import FrameGrid, fit_length
-from svc.f0.voice_range import Pitches, VoiceRange
+from svc.f0.voice_range import Pitches
 from svc.progress import Progress, silent
 
 KEPT_KERNELS = 64
@@ -71,6 +71,7 @@ class Converter:
         self._voice: Backend | None = voice
 
     @classmethod
+    @loading_told()
     def from_files(
         cls,
         model_path: str | Path | None,
@@ -101,6 +102,7 @@ class Converter:
         Raises:
             SvcError: a file is missing or damaged, config and checkpoint or encoder do not match,
                 an unknown name.
+            DeviceError: the models do not fit into the memory.
         """
         # By itself oneDNN keeps the kernels of 1024 convolutions, and those of every length of a stretch
         # are others: after a minute of song they were 1.6 GB, and as many more with every minute.
@@ -251,6 +253,7 @@ class Converter:
         f0: F0Track | None = None,
         survey: Survey | None = None,
         progress: Progress | None = None,
+        on_melody: Callable[[F0Track], None] | None = None,
     ) -> Generator[FloatArray, None, None]:
         """Sing a song of any length with another voice, part by part.
 
@@ -267,6 +270,7 @@ class Converter:
             survey: of `source`, made with ``options.slice_db`` (`Surveyor`, `survey_song`); None =
                 it is made here, before this returns.
             progress: as for `convert`.
+            on_melody: called with the track of each window that was sung, what `fit_key` can use.
 
         Returns:
             Consecutive parts of the result, float32 (n,), n > 0, at `sampling_rate`; together what
@@ -281,13 +285,19 @@ class Converter:
         speaker_id, mix = self._who(speaker)
         self.check_options(options, speaker)
         song = self._song(source, options, f0, survey, mix)
+        if isinstance(speaker, SpeakerMix):  # also one of whom only one sings
+            speaker.require_length(song.survey.n_samples / source.sr)
         if options.fit_to_voice != "no":
             fit = self.fit_key(source, speaker, options, f0=f0, survey=song.survey)
             options = fit.options
         sung = options  # what the nested function sees stays what it is here
 
         def render(windows: Sequence[Window]) -> list[FloatArray]:
-            return self.voice.render_many(windows, speaker_id, sung)
+            made = self.voice.render_many(windows, speaker_id, sung)
+            if on_melody is not None:
+                for track in self._heard(windows):  # remembered, so nothing is heard again
+                    on_melody(track)
+            return made
 
         return render_song(self.voice, song, options, render, progress or silent)
 
@@ -299,6 +309,7 @@ class Converter:
         *,
         f0: F0Track | None = None,
         survey: Survey | None = None,
+        heard: Iterable[F0Track] | None = None,
     ) -> KeyFit:
         """Choose the transposition of a song, or look at the one that is given.
 
@@ -311,6 +322,7 @@ class Converter:
             options: `fit_to_voice` says what there is to choose.
             f0: its pitch curve, as for `convert`.
             survey: as for `stream`.
+            heard: what `stream` called `on_melody` with, in place of listening to the song.
 
         Returns:
             The options to sing it with, and what there is to tell.
@@ -323,37 +335,31 @@ class Converter:
         if isinstance(speaker, SpeakerMix) and survey is None:
             survey = survey_song(source, options.slice_db)  # its range depends on the song's length
         n_samples = 0 if survey is None else survey.n_samples
-        name, voice = self._range(speaker, n_samples / source.sr, needed=needed)
+        name, voice = range_of(self.voice, speaker, n_samples / source.sr, needed=needed)
         if voice is None or options.auto_f0:
             return KeyFit(options)
         song = self._song(source, options, f0, survey)
         tracks = [song.f0] if song.f0 is not None else []
-        if song.f0 is None:
+        if song.f0 is None and heard is None:
 
             def listen(windows: Sequence[Window]) -> list[FloatArray]:
-                predictor, hop = self.voice.f0_predictor, self.voice.hop_length
-                if predictor is not None and len(windows) > 1:
-                    tracks.extend(predictor.track_batch([window.wav for window in windows]))
-                elif predictor is not None:
-                    tracks.extend(predictor(window.wav) for window in windows)
+                tracks.extend(self._heard(windows))
+                hop = self.voice.hop_length
                 return [np.zeros(w.wav.size // hop * hop, dtype=np.float32) for w in windows]
 
             for _ in render_song(self.voice, song, options, listen, silent, listens_ahead=False):
                 pass
-        return fit_key(Pitches.of(tracks, self.grid.frame_seconds), voice, name, options)
+        pitches = Pitches.of(tracks if heard is None else heard, self.grid.frame_seconds)
+        return fit_key(pitches, voice, name, options)
 
-    def _range(
-        self, speaker: str | int | SpeakerMix, seconds: float, *, needed: bool
-    ) -> tuple[str, VoiceRange | None]:
-        """Find name and range of who sings; the range is None where it is not known."""
-        if isinstance(speaker, SpeakerMix):
-            mix = speaker.as_fractions(seconds)
-            return speaker.what, range_of_mix(self.voice.ranges, mix, needed=needed)
-        name, _ = find_speaker(self.speakers, speaker)
-        voice = self.voice.ranges.get(name)
-        if voice is None and needed:
-            raise unknown_range(name)
-        return name, voice
+    def _heard(self, windows: Sequence[Window]) -> list[F0Track]:
+        """Tracks of windows: those that they have, else what the predictor hears."""
+        predictor = self.voice.f0_predictor
+        if predictor is None or any(window.track is not None for window in windows):
+            return [window.track for window in windows if window.track is not None]
+        if len(windows) > 1:
+            return predictor.track_batch([window.wav for window in windows])
+        return [predictor(window.wav) for window in windows]
 
     def _who(self, speaker: str | int | SpeakerMix) -> tuple[int, SpeakerMix | None]:
         """Find id and mix of who sings; the id counts where there is no mix."""
@@ -377,6 +383,11 @@ class Converter:
         if f0 is not None and options.auto_f0:
             raise ConfigError(
                 "a pitch curve is given and -a/--auto_predict_f0 too; choose one of them"
+            )
+        if f0 is None and self.voice.f0_predictor is None:
+            raise ConfigError(
+                "this voice was loaded without an F0 predictor: give a pitch curve (--f0), or load "
+                "it with a predictor (-f0p)"
             )
         survey = survey or survey_song(source, options.slice_db)
         if f0 is not None:

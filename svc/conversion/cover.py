@@ -8,9 +8,10 @@ what it replaces (ITU-R BS.1770-4, gated). The stems that are written add up to 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from svc.conversion.cover_key import share_key
 from svc.conversion.cover_plan import Stem
 from svc.conversion.files import check_writable
 from svc.conversion.manifest import RunFacts
+from svc.conversion.placing import Together, check_place, outdated_stems
 from svc.conversion.results import ResultOptions, shape_result
 from svc.conversion.sources import ArraySource
 from svc.errors import AudioError, ConfigError
@@ -193,8 +195,8 @@ def make_cover(
         on_key: called with a line about the transposition, where one was chosen.
 
     Raises:
-        SvcError: a stem cannot be read or sung, or a result not written; which one is said. What was
-            written before stays.
+        SvcError: a stem cannot be read or sung, or a result not written; which one is said. What an
+            earlier cover has left stays.
     """
     started = time.perf_counter()
     layout = plan_layout(stems, options)
@@ -206,8 +208,32 @@ def make_cover(
                 raise ConfigError(f"{stem.path}: {error}") from error
     for folder in {options.output.parent, options.stems_folder or options.output.parent}:
         check_writable(folder)
+    for result in (options.output, *map(options.stem_path, stems)):
+        if result is not None:
+            check_place(result)
+    tags = {} if options.song is None else read_tags(options.song)  # while it is there
     stems = share_key(converter, stems, on_key)
-    report = progress or silent
+    with Together() as results:
+        cover = _sing(converter, stems, options, layout, results, tags, progress or silent)
+        outdated = _outdated(stems, cover, options)
+        results.place_all()
+        for path in outdated:
+            with contextlib.suppress(OSError):
+                path.unlink()
+    cover = replace(cover, wall_seconds=time.perf_counter() - started)
+    return cover if run is None else replace(cover, manifest=_write_manifest(run, cover, options))
+
+
+def _sing(
+    converter: Converter,
+    stems: Sequence[Stem],
+    options: CoverOptions,
+    layout: Layout,
+    results: Together,
+    tags: Mapping[str, str],
+    report: Progress,
+) -> Cover:
+    """Write the stems and their mix, which are not in their places yet."""
     mix = Mixdown(layout.n_channels)
     parts: list[Part] = []
     for index, stem in enumerate(stems):
@@ -221,7 +247,8 @@ def make_cover(
         wav, matched_db = _render(converter, stem, layout, options, share)
         target = options.stem_path(stem)
         if target is not None:
-            options.results.write(target, wav, layout.rate, {})
+            with results.writing(target) as staged:
+                options.results.write(staged, wav, layout.rate, {})
         mix.add(wav)
         parts.append(Part(stem, target, wav.shape[1] / layout.rate, matched_db))
         share(1, 1, "")
@@ -232,9 +259,9 @@ def make_cover(
         gain_db = options.lufs - loudness if np.isfinite(loudness) else 0.0
         wav *= np.float32(db_to_factor(gain_db))
     limited = limit_true_peak(wav, layout.rate)
-    tags = {} if options.song is None else read_tags(options.song)
-    options.results.write(options.output, limited.wav, layout.rate, tags)
-    cover = Cover(
+    with results.writing(options.output) as staged:
+        options.results.write(staged, limited.wav, layout.rate, tags)
+    return Cover(
         options.output,
         parts,
         layout,
@@ -243,9 +270,21 @@ def make_cover(
         limited.reduction_db,
         limited.seconds,
         gated_loudness(limited.wav, layout.rate),
-        time.perf_counter() - started,
+        0.0,
     )
-    return cover if run is None else replace(cover, manifest=_write_manifest(run, cover, options))
+
+
+def _outdated(stems: Sequence[Stem], cover: Cover, options: CoverOptions) -> list[Path]:
+    """List stems of the cover that is replaced which this one does not have, and does not sing."""
+    if options.stems_folder is None:
+        return []
+    kept = {part.output.name.casefold() for part in cover.parts if part.output is not None}
+    inputs = {stem.path.resolve() for stem in stems}
+    return [
+        path
+        for path in outdated_stems(options.output, options.stems_folder)
+        if path.name.casefold() not in kept and path.resolve() not in inputs
+    ]
 
 
 def _render(

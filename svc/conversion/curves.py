@@ -8,6 +8,7 @@ from pathlib import Path
 
 from svc.audio.pitch import F0Track
 from svc.conversion.jobs import Job, Outcome
+from svc.conversion.names import Source
 from svc.errors import ConfigError, MissingFileError, SvcError
 from svc.f0.curve import FrameGrid, find_curve, read_curve
 from svc.f0.extract import frames_of_file
@@ -23,7 +24,9 @@ def attach_curves(
 
     Args:
         jobs: what is to be done.
-        curves: a curve, where all jobs are of one song, or a folder of curves named after the songs.
+        curves: a curve, where all jobs are of one song, or a folder of curves named after the songs. That
+            of a song in a sub-folder may be in the sub-folder of the same name; it has to be where songs
+            of one name are in several.
         grid: the voice's.
 
     Returns:
@@ -45,17 +48,49 @@ def attach_curves(
         )
     tracks: dict[Path, tuple[F0Track, Path]] = {}  # of a song, and the curve's file
     failures: list[Outcome] = []
+    places: dict[str, set[Path]] = {}  # sub-folders of the songs of a name
+    for song in songs:
+        places.setdefault(song.path.stem, set()).add(_place(song))
     for song in songs:
         try:
-            path = find_curve(curves, song.path.name) if folder else curves
+            path = curves
+            if folder:
+                path = _curve_of(song, curves, alone=len(places[song.path.stem]) == 1)
             tracks[song.path] = read_curve(path, grid, frames_of_file(song.path, grid)), path
-        except SvcError as error:
+        except (OSError, SvcError) as error:  # such as a name that is too long with its suffix
             if not folder:
                 raise
-            failures.append(Outcome(song.name, error=str(error)))
+            failures.append(Outcome(song.shown, error=str(error)))
     found = [
         replace(job, curve=tracks[job.source.path][0], curve_file=tracks[job.source.path][1])
         for job in jobs
         if job.source.path in tracks
     ]
     return found, failures
+
+
+def _place(song: Source) -> Path:
+    """Return the sub-folder of a song, as the user sees it."""
+    return Path(song.shown).parent
+
+
+def _curve_of(song: Source, curves: Path, *, alone: bool) -> Path:
+    """Find the curve of a song in a folder of curves.
+
+    Args:
+        song: the song.
+        curves: the folder.
+        alone: no other sub-folder holds a song of this name, so that a curve beside the sub-folders can
+            only be meant for this one.
+
+    Raises:
+        MissingFileError: there is none.
+        CurveError: there are several.
+    """
+    place = _place(song)
+    try:
+        return find_curve(curves / place, song.path.name)
+    except MissingFileError:
+        if not alone or place == Path():
+            raise
+    return find_curve(curves, song.path.name)

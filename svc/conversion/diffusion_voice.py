@@ -23,11 +23,11 @@ from svc.conversion.listening import (
     load_timbre,
 )
 from svc.conversion.options import DiffusionChoice, HearingChoice, InferOptions
-from svc.conversion.precision import settle_choice, with_precision
+from svc.conversion.precision import exact_predictor, settle_choice, with_precision
 from svc.conversion.refine import Refiner, Stretch, load_refiner
 from svc.conversion.voice import finished, known_ranges, memory_of
 from svc.conversion.windows import Window
-from svc.devices import precision_dtype, resolve_device
+from svc.devices import exact_arithmetic, precision_dtype, resolve_device
 from svc.errors import ConfigError
 from svc.f0 import F0Predictor
 from svc.f0.voice_range import VoiceRange
@@ -113,11 +113,12 @@ class DiffusionVoice(OneWindow):
     ) -> list[FloatArray]:
         """Convert several stretches; see `Backend.render_many`."""
         batch = BatchSize() if self.compat else self.batch
-        return batch.render(
-            [window.wav.size // self.hop_length for window in windows],
-            lambda group: self._render([windows[index] for index in group], speaker, options),
-            self.give_back,
-        )
+        with exact_arithmetic(self.listener.device):
+            return batch.render(
+                [window.wav.size // self.hop_length for window in windows],
+                lambda group: self._render([windows[index] for index in group], speaker, options),
+                self.give_back,
+            )
 
     @torch.inference_mode()
     def _render(
@@ -136,7 +137,14 @@ class DiffusionVoice(OneWindow):
             for window, one in zip(windows, heard)
         ]
         return [
-            finished(wav, one, self.sampling_rate, self.hop_length, options)
+            finished(
+                wav,
+                one,
+                self.sampling_rate,
+                self.hop_length,
+                options,
+                precision=self.computing.precision,
+            )
             for wav, one in zip(self.refiner.sing_many(stretches, options), heard)
         ]
 
@@ -181,7 +189,7 @@ def load_diffusion_voice(
     refiner = load_refiner(diffusion, None, device=device, compat=choice.compat)
     listener = Listener(
         load_encoder(facts, choice, device, own),
-        load_predictor(facts, choice, device),
+        exact_predictor(load_predictor(facts, choice, device), device),
         device,
         facts.speakers,
         facts.sampling_rate,

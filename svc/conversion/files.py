@@ -17,8 +17,10 @@ from svc.conversion.claims import Claim
 from svc.conversion.converter import Converter
 from svc.conversion.file_source import FileSource, SongFacts
 from svc.conversion.jobs import Job, Outcome, skipped
+from svc.conversion.key import KeyFit, Melody
 from svc.conversion.manifest import RunFacts
 from svc.conversion.options import InferOptions
+from svc.conversion.placing import place, put, stage_beside
 from svc.conversion.result_stream import Written, write_result
 from svc.conversion.results import ResultOptions
 from svc.conversion.sharding import SharedRun
@@ -58,7 +60,8 @@ def convert_files(
     """Convert and write every job; what is wrong with one file is recorded and the next one is
     taken.
 
-    A result that cannot be written ends the run: the disk is as full for the next one.
+    A disk that is full ends the run, for it is as full for the next one; a folder in the way of one
+    result does not.
 
     Args:
         converter: the models, loaded once.
@@ -76,7 +79,7 @@ def convert_files(
         One outcome per job, in order, whoever has done it.
 
     Raises:
-        OutputError: a result cannot be written, and others go on with the jobs.
+        OutputError: the disk takes nothing more, and others go on with the jobs.
     """
     report = progress or silent
     work = _Work(converter, results or ResultOptions(), run, skip_existing, on_key)
@@ -108,12 +111,16 @@ def convert_files(
             try:
                 outcome = work.attempt(job, share_of(100 * n_done, job.source.shown), claim)
             except OutputError as error:
-                # Others may have room; they try it, too.
-                settle(_failed(job, str(error)))
-                raise
+                outcome = _failed(job, str(error))
+                if error.concerns_all:  # others may have room; they try it, too
+                    settle(outcome)
+                    raise
             return None if outcome is None else settle(replace(outcome, worker=share.member.name))
 
-        return share.go_through(attempt, count)
+        def refused(outcome: Outcome) -> None:
+            settle(replace(outcome, worker=share.member.name))
+
+        return share.go_through(attempt, count, refused)
     for index, job in enumerate(jobs):
         tell = share_of(100 * index, job.source.shown)
         if stop:
@@ -123,7 +130,8 @@ def convert_files(
                 outcome = work.attempt(job, tell)
             except OutputError as error:
                 outcome = _failed(job, str(error))
-                stop = "the result before it could not be written"
+                if error.concerns_all:
+                    stop = "the result before it could not be written"
         tell(1, 1, "")
         if outcome is not None:
             outcomes.append(settle(outcome))
@@ -152,7 +160,7 @@ class _Work:
             What became of it; None = the claim has gone to somebody else meanwhile.
 
         Raises:
-            OutputError: its result cannot be written, as probably no other one.
+            OutputError: its result cannot be written; see `OutputError.concerns_all`.
         """
         try:
             return self.convert(job, progress, claim)
@@ -181,26 +189,28 @@ class _Work:
                 song.lost_in_mono,
             )
         clock.mark("read")
-        singer = job.speaker if job.mix is None else job.mix
-        key = self.converter.fit_key(
-            song.source, singer, job.options, f0=job.curve, survey=song.survey
-        )
+        # Nothing of the song is sung before all of its pitch is found: only where that is asked for.
+        asked = job.options.fit_to_voice != "no" or job.curve is not None
+        key = self._fit_key(job, song) if asked else KeyFit(job.options)
         if key.chosen and self.on_key is not None:
             self.on_key(f"{name} for {job.speaker}: {key.chosen}")
-        if key.warning:
-            logger.warning("%s: %s", name, key.warning)
         output = job.target(key.options)
         if self.skip_existing and output.is_file():
             return skipped(job, output)
         clock.mark("choose_key")
-        target = output if claim is None else claim.stage(output)
-        try:
-            made = self._sing(job, song, key.options, target, clock, progress)
-        except (AudioError, OutputError) as error:
-            raise type(error)(str(error).replace(str(target), str(output))) from error
-        if claim is not None and not claim.publish(target, output):
-            logger.warning("%s: another process has taken it over", name)
+        unknown = not self.converter.voice.ranges  # nothing to compare with
+        melody = None if asked or unknown or job.options.auto_f0 else Melody()
+        made = self._put(
+            name,
+            output,
+            claim,
+            lambda staged: self._sing(job, song, key.options, staged, clock, progress, melody),
+        )
+        if made is None:
             return None
+        if melody is not None:
+            self._fit_key(job, song, melody)
+            clock.mark("choose_key")
         seconds = song.seconds
         manifest = None
         if self.run is not None:
@@ -238,6 +248,51 @@ class _Work:
             manifest=manifest,
         )
 
+    def _fit_key(self, job: Job, song: SongFacts, melody: Melody | None = None) -> KeyFit:
+        """Choose the key of a song or look at the given one, and warn where it is out of reach.
+
+        Args:
+            job: what is sung.
+            song: its source.
+            melody: what was heard of it; None = it is listened to, where it has no curve.
+        """
+        key = self.converter.fit_key(
+            song.source,
+            job.speaker if job.mix is None else job.mix,
+            job.options,
+            f0=job.curve,
+            survey=song.survey,
+            heard=None if melody is None else melody.tracks(),
+        )
+        if key.warning:
+            logger.warning("%s: %s", job.source.shown, key.warning)
+        return key
+
+    def _put(
+        self, name: str, output: Path, claim: Claim | None, sing: Callable[[Path], Written]
+    ) -> Written | None:
+        """Make a result beside its place, and put it there when it is whole.
+
+        Returns:
+            What it has become; None = the claim has gone to somebody else meanwhile, who also removes
+            what was made so far.
+        """
+        made: Written | None = None
+        with stage_beside(output.parent) as stage:
+            staged = stage / output.name if claim is None else claim.stage(output)
+            try:
+                made = sing(staged)
+            except (AudioError, OutputError) as error:
+                if claim is None or claim.is_mine():
+                    text = str(error).replace(str(staged), str(output))
+                    raise type(error)(text) from error
+            if claim is None:
+                place(staged, output)
+            elif made is None or not claim.publish(staged, output, put):
+                logger.warning("%s: another process has taken it over", name)
+                return None
+        return made
+
     def _sing(
         self,
         job: Job,
@@ -246,14 +301,22 @@ class _Work:
         output: Path,
         clock: _Clock,
         progress: Progress,
+        melody: Melody | None,
     ) -> Written:
-        """Sing a song into its file, which is there whole or not at all."""
+        """Sing a song into its file, which is there whole or not at all; a `melody` is filled."""
         converter = self.converter
         singer = job.speaker if job.mix is None else job.mix
         voice_sr = converter.sampling_rate
         n_converted = converter.output_length(song.survey.n_samples, song.source.sr)
         with contextlib.closing(
-            converter.stream(song.source, singer, options, f0=job.curve, survey=song.survey)
+            converter.stream(
+                song.source,
+                singer,
+                options,
+                f0=job.curve,
+                survey=song.survey,
+                on_melody=None if melody is None else melody.add,
+            )
         ) as stream:
             parts: Iterable[FloatArray] = stream
             if converter.voice.compat:  # its length is the original's

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
+from svc.audio.pitch import F0Track
+from svc.conversion.backend import Backend
 from svc.conversion.options import InferOptions
 from svc.conversion.speaker_mix import SpeakerMix
+from svc.conversion.speakers import find_speaker
 from svc.errors import ConfigError
 from svc.f0.range_files import RANGE_FILE
 from svc.f0.voice_range import Pitches, VoiceRange, choose_transpose
@@ -30,6 +36,22 @@ class KeyFit:
     options: InferOptions
     chosen: str = ""
     warning: str = ""
+
+
+class Melody:
+    """The pitch of a song's windows, kept while they are sung: four bytes for each frame."""
+
+    def __init__(self) -> None:
+        self._f0: list[npt.NDArray[np.float32]] = []
+
+    def add(self, track: F0Track) -> None:
+        """Take what was heard in the next window."""
+        self._f0.append(np.where(track.uv > 0.5, track.f0, 0).astype(np.float32))
+
+    def tracks(self) -> Iterator[F0Track]:
+        """Yield the windows' tracks, f0 0 where nothing is voiced."""
+        for f0 in self._f0:
+            yield F0Track(f0, (f0 > 0).astype(np.float32))
 
 
 def fit_key(song: Pitches, voice: VoiceRange, speaker: str, options: InferOptions) -> KeyFit:
@@ -90,6 +112,34 @@ def unknown_range(speaker: str, folder: Path | None = None) -> ConfigError:
         "(svc train notes it, other programs do not); measure recordings of the voice with  "
         f"svc voice-range RECORDINGS {command}"
     )
+
+
+def range_of(
+    voice: Backend, speaker: str | int | SpeakerMix, seconds: float, *, needed: bool
+) -> tuple[str, VoiceRange | None]:
+    """Find name and range of who sings.
+
+    Args:
+        voice: whose ranges are looked at.
+        speaker: name or id, or a mix.
+        seconds: length of the song; a mix in seconds depends on it.
+        needed: not to know the range is an error.
+
+    Returns:
+        The name, or what a mix was made of; and the range, None where it is not known.
+
+    Raises:
+        ConfigError: an unknown speaker, a range that is needed and not known, or a mix shorter than
+            the song.
+    """
+    if isinstance(speaker, SpeakerMix):
+        mix = speaker.as_fractions(seconds)
+        return speaker.what, range_of_mix(voice.ranges, mix, needed=needed)
+    name, _ = find_speaker(voice.speakers, speaker)
+    known = voice.ranges.get(name)
+    if known is None and needed:
+        raise unknown_range(name)
+    return name, known
 
 
 def range_of_mix(

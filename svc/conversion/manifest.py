@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from svc.conversion.options import DiffusionChoice, HearingChoice
 
 SUFFIX = ".json"
+_MARK = "svc_manifest"  # the key by which a manifest is known
 LAYOUT = 1
 """Of the file; another number when a key changes its meaning."""
 
@@ -37,6 +41,15 @@ _PACKAGES = ("torch", "numpy", "scipy", "soundfile", "soxr", "onnxruntime", "ope
 def manifest_path(result: Path) -> Path:
     """Return where the manifest of a result lies: ``song.flac.json`` of ``song.flac``."""
     return result.with_name(result.name + SUFFIX)
+
+
+def is_result(path: Path) -> bool:
+    """Tell whether a manifest beside a file says that it was made by this program."""
+    try:
+        told = json.loads(manifest_path(path).read_bytes())
+    except (OSError, ValueError, RecursionError):  # there is none, or it is something else's
+        return False
+    return isinstance(told, dict) and _MARK in told
 
 
 @dataclass(frozen=True)
@@ -131,7 +144,7 @@ class RunFacts:
             OutputError: it cannot be written.
         """
         told = {
-            "svc_manifest": LAYOUT,
+            _MARK: LAYOUT,
             "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "command": ["svc", *map(shown, self.command)],
             **facts,
@@ -172,19 +185,26 @@ def versions() -> dict[str, str]:
     return found
 
 
-def shown(path: str | Path) -> str:
-    """Return a path, or a word of a command line, with the home folder as "~"."""
-    text, home = str(path), str(home_folder() or "/")
-    if len(home) < 2:  # there is none, or it is the root
-        return text
-    for before in ("", "="):  # --flag=PATH, ID=PATH
-        start = before + home
-        at = text.find(start)
-        if at == 0 or (before and at > 0):
-            end = at + len(start)
-            if end == len(text) or text[end] in "/\\":
-                return text[:at] + before + "~" + text[end:]
-    return text
+def shown(text: str | Path) -> str:
+    """Return a path, or a text with paths such as a word of a command line, with the home folder as "~"."""
+    told, home = str(text), home_folder()
+    if home is not None and home.is_absolute():
+        for folder in dict.fromkeys((str(home), os.path.realpath(home))):  # it may be a link
+            told = _home_pattern(folder).sub("~", told)
+    return told
+
+
+@lru_cache(maxsize=4)
+def _home_pattern(home: str) -> re.Pattern[str]:
+    """Return what finds a home folder and nothing that is only called like it."""
+    folders = [part for part in re.split(r"[/\\]+", home) if part]
+    if not folders:  # the root
+        return re.compile(r"(?!)")
+    start = r"[/\\]+" if home[0] in "/\\" else ""  # else a drive
+    path = start + r"[/\\]+".join(map(re.escape, folders))
+    # Not in the middle of another path, but for a short flag: -mPATH.
+    before = r"(?:(?<![\w.~/\\-])|(?<=^-\w)|(?<=\s-\w))"
+    return re.compile(rf"{before}{path}(?![\w-]|\.\w)", re.IGNORECASE if os.name == "nt" else 0)
 
 
 def _system() -> str:
@@ -199,7 +219,7 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, Path):
+    if isinstance(value, str | Path):
         return shown(value)
     if isinstance(value, float):
         return round(value, 6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from svc.audio.formats import OUTPUT_SUFFIXES
 from svc.audio.io import AUDIO_SUFFIXES, list_audio
 from svc.conversion.options import InferOptions
 from svc.errors import AudioError, ConfigError, MissingFileError
+
+logger = logging.getLogger(__name__)
 
 RUN_DIR = Path("logs/44k")
 RAW_DIR = Path("raw")
@@ -59,18 +62,21 @@ def find_sources(
         name: a name or path.
         raw_dir: the folder of songs.
         recursive: a folder stands for the files in its sub-folders, too; results keep the sub-folders.
-        leave_out: a folder whose files are no songs: that of the results, which may lie inside.
+        leave_out: a folder whose files are no songs: that of the results, which may lie inside. Where
+            it is the folder of the songs itself, files with a manifest are no songs.
 
     Returns:
         One source, or all those of a folder, sorted.
 
     Raises:
         MissingFileError: there is no such file; names like it in `raw_dir` are shown.
-        AudioError: a folder without audio files.
+        AudioError: a folder without audio files, or one that may not be looked into.
     """
     if not name.strip():
         raise MissingFileError('an empty name was given with -n; give a file name, e.g. "song.wav"')
-    for parent in (raw_dir, Path()):
+    # "." and ".." mean the folders they always mean.
+    parents = (raw_dir, Path()) if name.strip("./\\") else (Path(),)
+    for parent in parents:
         found = _existing_file(parent / name)
         if found is not None:
             # Under raw/ the name as given, as the original does; elsewhere the folders of a path
@@ -78,10 +84,13 @@ def find_sources(
             given = Path(name)
             inside = parent == raw_dir and not given.is_absolute() and ".." not in given.parts
             return [Source(name if inside else found.name, found)]
-    for parent in (raw_dir, Path()):
+    for parent in parents:
         folder = parent / name
         if _is_folder(folder):
             return _sources_in(folder, recursive=recursive, leave_out=leave_out)
+    for parent in parents:
+        if why := _refusal(parent / name):
+            raise MissingFileError(f"cannot look for {parent / name}: {why}")
     near = difflib.get_close_matches(name, _names_in(raw_dir), n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise MissingFileError(f"no audio file {name}: it is neither in {raw_dir}/ nor a path{hint}")
@@ -89,7 +98,9 @@ def find_sources(
 
 def _sources_in(folder: Path, *, recursive: bool, leave_out: Path | None) -> list[Source]:
     paths = list_audio(folder, recursive=recursive)
-    if recursive and leave_out is not None and leave_out.resolve() != folder.resolve():
+    if leave_out is not None and leave_out.resolve() == folder.resolve():
+        paths = _without_results(paths, folder)
+    elif recursive and leave_out is not None:
         results = leave_out.resolve()
         paths = [path for path in paths if results not in path.resolve().parents]
     if not paths:
@@ -99,6 +110,19 @@ def _sources_in(folder: Path, *, recursive: bool, leave_out: Path | None) -> lis
             f"{' '.join(sorted(AUDIO_SUFFIXES))}"
         )
     return [Source(path.name, path, path.relative_to(folder).parent) for path in paths]
+
+
+def _without_results(paths: list[Path], folder: Path) -> list[Path]:
+    """Leave out what earlier runs have put beside the songs: it would be sung again, twice as much every
+    time.
+    """
+    from svc.conversion.manifest import is_result  # what it reads on its way is not for every start
+
+    songs = [path for path in paths if not is_result(path)]
+    if len(songs) < len(paths):
+        text = "%s holds songs and results: %d with a manifest left out"
+        logger.warning(text, folder, len(paths) - len(songs))
+    return songs
 
 
 def _existing_file(path: Path) -> Path | None:
@@ -123,10 +147,21 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
+def _refusal(path: Path) -> str:
+    """Say why the system does not even tell whether there is such a file; "" = it is not there."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return ""
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
 def _names_in(folder: Path) -> list[str]:
     try:
         return [path.name for path in list_audio(folder)]
-    except (MissingFileError, OSError):
+    except (AudioError, MissingFileError):
         return []
 
 

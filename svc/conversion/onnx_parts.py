@@ -235,6 +235,8 @@ class GraphRefiner:
         """Weights in the order of the diffusion model's ids."""
         facts = self.facts
         table = np.zeros((len(weights), facts.n_speakers), dtype=np.float32)
+        if facts.n_speakers <= 1:  # it sings in one way, whatever ids its config names
+            return table
         for name, row in self.speakers.items():
             if name in facts.speakers:
                 table[:, facts.speakers[name]] += weights[:, row]

@@ -19,15 +19,21 @@ bf16 (ContentVec), as the whole synthesizer is 2.7 times as fast with its genera
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from svc.audio.pitch import F0Track
 from svc.conversion.compute import ComputeChoice, Computing
 from svc.conversion.options import DiffusionChoice
-from svc.devices import best_precision
+from svc.devices import best_precision, exact_arithmetic
 from svc.errors import ConfigError
+from svc.f0 import F0Predictor
+from svc.f0.wave import F0Wave
 from svc.synthesizer import Synthesizer
 from svc.synthesizer.ends import generator_reach
 from svc.vocoder import Generator
@@ -97,3 +103,33 @@ def with_precision(choice: DiffusionChoice, computing: Computing) -> DiffusionCh
     return replace(
         choice, precision=computing.precision if computing.backend == "torch" else "fp32"
     )
+
+
+def exact_predictor(predictor: F0Predictor | None, device: torch.device) -> F0Predictor | None:
+    """Return what computes a predictor's nets as the voice's are computed, whoever asks it.
+
+    Args:
+        predictor: as it was loaded; None stays None.
+        device: where its nets are.
+    """
+    if predictor is None or device.type != "cuda":
+        return predictor
+    return _ExactPredictor(predictor, device)
+
+
+class _ExactPredictor:
+    """A predictor whose nets compute within `exact_arithmetic`; an `F0Predictor`."""
+
+    def __init__(self, predictor: F0Predictor, device: torch.device) -> None:
+        self._inner, self._device = predictor, device
+        self.name, self.settings = predictor.name, predictor.settings
+
+    def __call__(self, wav: npt.NDArray[np.float32] | F0Wave) -> F0Track:
+        """Return the track of a wave; see `F0Predictor`."""
+        with exact_arithmetic(self._device):
+            return self._inner(wav)
+
+    def track_batch(self, wavs: Sequence[npt.NDArray[np.float32] | F0Wave]) -> list[F0Track]:
+        """Return the tracks of several waves; see `F0Predictor`."""
+        with exact_arithmetic(self._device):
+            return self._inner.track_batch(wavs)

@@ -174,6 +174,8 @@ class Refiner:
     def _columns(self, weights: FloatArray) -> FloatArray:
         """Weights (N, S) in the order of the diffusion model's ids, which it wants all."""
         table = np.zeros((len(weights), max(self.diffusion.n_spk, 1)), dtype=np.float32)
+        if self.diffusion.n_spk <= 1:  # it sings in one way, whatever ids its config names
+            return table
         for name, number in self.voice_speakers.items():
             if number < weights.shape[1] and name in self.speakers:
                 table[:, self.speakers[name]] += weights[:, number]

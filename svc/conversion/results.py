@@ -58,12 +58,12 @@ class ResultOptions:
         """Return the rate of a result, Hz.
 
         Args:
-            path: the result; formats without the voice's rate take their highest one.
+            path: the result; formats without the voice's rate take the next higher one.
             voice_sr: of the voice, Hz.
             source_sr: of its song, Hz.
         """
         if self.rate is None:
-            return output_format(path).natural_rate(voice_sr)
+            return output_format(path).natural_rate(voice_sr, self.bit_depth)
         return source_sr if self.rate == "source" else self.rate
 
     def channels_of(self, n_channels: int) -> int:
@@ -77,7 +77,7 @@ class ResultOptions:
         Raises:
             AudioError: as `check`.
         """
-        self.check(path, voice_sr, output_format(path).natural_rate(voice_sr))
+        self.check(path, voice_sr, output_format(path).natural_rate(voice_sr, self.bit_depth))
 
     def check(self, path: Path, voice_sr: int, source_sr: int, n_channels: int = 1) -> None:
         """Make sure, before the work, that a result can be written as it is asked for.

@@ -6,6 +6,7 @@ leaves all of this out.
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -152,8 +153,8 @@ def sort_stems(
     """Tell from their names what stems are.
 
     Names in use, whatever the case: vocals, lead and backing for singing; no_vocals, instrumental,
-    accompaniment, karaoke, drums, bass, guitar, piano and other for the rest. The song's own name is
-    left out of them first, and folders do not count.
+    accompaniment, karaoke, drums, bass, guitar, piano and other for the rest. Where all files bear the
+    song's own name, it is left out of them first; folders do not count.
 
     Args:
         files: the stems.
@@ -173,10 +174,8 @@ def sort_stems(
         (backing, () if vocals else _BACKING),
         (lead, tuple(vocals) or _LEAD),
     )
-    for path in files:
-        name = path.stem.casefold()
-        if not (vocals or rest):
-            name = name.replace(song.casefold(), "").strip("-_ .")
+    given = bool(vocals or rest)
+    for path, name in zip(files, _plain_names(files, "" if given else song)):
         for kind, names in patterns:
             if any(fnmatch(name, pattern.casefold()) for pattern in names):
                 kind.append(path)
@@ -198,6 +197,23 @@ def sort_stems(
             "which of them to sing, and leave the other out of its command"
         )
     return Separated(lead, backing, others)
+
+
+def _plain_names(files: Sequence[Path], song: str) -> list[str]:
+    """Return names of stems in lower case, without the song's name where all of them bear it.
+
+    A song may be called "no" or "vocals", and its stems "vocals" and "no_vocals": its name is a word of
+    its own in all of them, and not all there is, or it is not meant.
+    """
+    names = [path.stem.casefold() for path in files]
+    word = re.escape(song.casefold())
+    begins, ends = r"(?<=[-_ .(\[])", r"(?=[-_ .)\]])"
+    for place in (f"^{word}{ends}", f"{begins}{word}$", f"{begins}{word}{ends}"):
+        without = [re.sub(place, "", name, count=1).strip("-_ .()[]") for name in names]
+        bear = all(re.search(place, name) for name in names)
+        if song and bear and all(without):
+            return without
+    return names
 
 
 def _filled(word: str, places: dict[str, str]) -> str:

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import shutil
 import socket
@@ -28,6 +29,8 @@ from svc.atomic import make_folder, write_text
 from svc.conversion.claims import STALE_SECONDS, Claim, Claims, claim_path, who_of
 from svc.conversion.jobs import Job, Outcome
 from svc.errors import ConfigError, OutputError
+
+logger = logging.getLogger(__name__)
 
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.05, 2.0  # seconds
 _PATHS = ("output", "source", "manifest")
@@ -118,6 +121,7 @@ class SharedRun:
         self._settled: dict[str, Outcome] = {}
         self._stack = contextlib.ExitStack()
         self._here: Claim | None = None
+        self._id: object = None  # of the run that this process has joined
 
     def __enter__(self) -> SharedRun:
         with contextlib.ExitStack() as stack:
@@ -137,20 +141,30 @@ class SharedRun:
                 self._leave(self._here)
 
     def go_through(
-        self, attempt: Attempt, on_settled: Callable[[int], None] | None = None
+        self,
+        attempt: Attempt,
+        on_settled: Callable[[int], None] | None = None,
+        on_refused: Callable[[Outcome], None] | None = None,
     ) -> list[Outcome]:
         """Do what nobody else does, until all of it is done.
 
         Args:
             attempt: does a job; what it raises ends this process' part.
             on_settled: called with the number of jobs done, by anybody, whenever it has changed.
+            on_refused: called with the failure of a job that could not even be claimed.
 
         Returns:
-            One outcome per job, in order, whoever has done it.
+            One outcome per job, in order, whoever has done it. Where the others have ended the run
+            while this process slept, its songs are looked for among the results.
+
+        Raises:
+            OutputError: the disk takes nothing more.
         """
         waiting = _rotated(len(self.jobs), self.member)
         told, pause = -1, _SHORTEST_WAIT
         while True:
+            if self._is_over():
+                return self._as_found()
             self._read_notes()
             waiting = [index for index in waiting if not self._is_settled(self.jobs[index])]
             if on_settled is not None and len(self._settled) != told:
@@ -158,34 +172,79 @@ class SharedRun:
                 on_settled(told)
             if not waiting:
                 return [self._settled[_key(job)] for job in self.jobs]
-            if self._do_next(waiting, attempt):
+            if self._do_next(waiting, attempt, on_refused):
                 pause = _SHORTEST_WAIT
             else:
                 threading.Event().wait(pause)
                 pause = min(_LONGEST_WAIT, 1.5 * pause)
 
-    def _do_next(self, waiting: Sequence[int], attempt: Attempt) -> bool:
+    def _do_next(
+        self,
+        waiting: Sequence[int],
+        attempt: Attempt,
+        on_refused: Callable[[Outcome], None] | None,
+    ) -> bool:
         """Do the first job that can be had; returns whether there was one."""
         for index in waiting:
             job = self.jobs[index]
-            claim = self._claims.take(claim_path(job.output))
+            try:
+                claim = self._claims.take(claim_path(job.output))
+            except OutputError as error:
+                if error.concerns_all:
+                    raise
+                # A file where the folder of this result should be: the others have their own.
+                refused = Outcome(
+                    job.source.shown, job.speaker, error=str(error), source=job.source.path
+                )
+                if on_refused is not None:
+                    on_refused(refused)
+                self._settle(job, refused)
+                return True
             if claim is None:
                 continue
             with claim:
-                # It may have been done a moment ago. NFS remembers which files are not there until
-                # one is made beside them.
-                (make_folder(self.folder) / "asked").touch()
+                # It may have been done a moment ago, and the run may be over: this process may have
+                # slept. NFS remembers which files are not there until one is made beside them.
+                with contextlib.suppress(FileNotFoundError):
+                    (self.folder / "asked").touch()
+                if self._is_over():
+                    return True
                 self._read_notes()
                 if self._is_settled(job):
                     continue
                 outcome = attempt(index, claim)
                 if outcome is None:
                     continue
-                outcome = dataclasses.replace(outcome, worker=self.member.name)
-                write_text(self._note(job), json.dumps(dataclasses.asdict(outcome), default=str))
-                self._settled[_key(job)] = outcome
+                self._settle(job, outcome)
             return True
         return False
+
+    def _settle(self, job: Job, outcome: Outcome) -> None:
+        outcome = dataclasses.replace(outcome, worker=self.member.name)
+        if not self._is_over():  # or the folder would be made again
+            write_text(self._note(job), json.dumps(dataclasses.asdict(outcome), default=str))
+        self._settled[_key(job)] = outcome
+
+    def _is_over(self) -> bool:
+        """Whether the run that this process has joined is not there any more.
+
+        The others end it where they think this process dead: it has slept for long.
+        """
+        try:
+            told = json.loads((self.folder / "run.json").read_text("utf-8"))
+            return bool(told["id"] != self._id)
+        except FileNotFoundError:
+            return True
+        except (OSError, ValueError, KeyError, TypeError):  # the network may be away for a moment
+            return False
+
+    def _as_found(self) -> list[Outcome]:
+        """Say what became of the jobs of a run whose notes are gone."""
+        logger.warning(
+            "the others have ended the run without this process, which gave no sign of life: what is "
+            "there was made by them"
+        )
+        return [self._settled.get(_key(job)) or _found(job) for job in self.jobs]
 
     # ---------------------------------------------------------------- what is done
 
@@ -229,10 +288,11 @@ class SharedRun:
                 self._settled.clear()
                 shutil.rmtree(self.folder, ignore_errors=True)
                 make_folder(self.folder)
-                facts = {"run": self.member.run, "plan": self._plan}
-                write_text(self.folder / "run.json", json.dumps(facts))
+                told = {"run": self.member.run, "plan": self._plan, "id": os.urandom(8).hex()}
+                write_text(self.folder / "run.json", json.dumps(told))
             elif not live and not all(map(self._is_settled, self.jobs)):
                 self._go_on()
+            self._id = told.get("id")
             rank = "x" if self.member.rank is None else self.member.rank
             here = None
             while here is None:
@@ -241,6 +301,9 @@ class SharedRun:
 
     def _leave(self, here: Claim) -> None:
         with self._locked():
+            if self._is_over():  # others have it now
+                here.release()
+                return
             (self.folder / here.path.name.replace("worker-", "left-")).touch()
             here.release()
             self._read_notes()
@@ -291,6 +354,17 @@ class SharedRun:
 
 def _key(job: Job) -> str:
     return hashlib.sha256(str(job.output).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _found(job: Job) -> Outcome:
+    """Tell whether a job has a result; where its name depends on the song nobody knows."""
+    name, path = job.source.shown, job.source.path
+    if job.rename is None and job.output.is_file():
+        return Outcome(name, job.speaker, job.output, source=path)
+    why = "left to the other processes, and they have ended without it"
+    if job.rename is not None:
+        why = "left to the other processes, which have ended: look into the folder of the results"
+    return Outcome(name, job.speaker, error=why, source=path)
 
 
 def _rotated(count: int, member: Member) -> list[int]:

@@ -18,12 +18,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from svc.audio.hush import silence_gain
+from svc.audio.hush import SHORTEST_SECONDS, silence_gain
 from svc.audio.pitch import F0Track
 from svc.conversion.ahead import runs_beside, with_tracks
 from svc.conversion.assembly import Assembler
 from svc.conversion.backend import Backend, out_of_memory
-from svc.conversion.chunks import FloatArray, count_pieces, plan_pieces, sung_parts
+from svc.conversion.chunks import (
+    LONG_JOIN_SECONDS,
+    FloatArray,
+    count_pieces,
+    plan_pieces,
+    sung_parts,
+)
 from svc.conversion.compat import Call, plan_calls, render_calls
 from svc.conversion.grouping import in_groups, longest_first
 from svc.conversion.options import InferOptions
@@ -123,12 +129,10 @@ def _by_pieces(
         yield from assembler.finish()
         return
     if options.max_chunk_seconds is None:
-        heard = voice.usual_seconds - 2 * options.pad_seconds
-        options = replace(options, max_chunk_seconds=max(1.0, heard))
+        options = replace(options, max_chunk_seconds=usual_chunk_seconds(voice, options))
     hop, predictor = voice.hop_length, voice.f0_predictor
     segments, rates = song.survey.segments, (song.source.sr, voice.sampling_rate)
     n_pieces = count_pieces(segments, reader.n_samples, *rates, options)
-    silence_db = min(SILENCE_DB, options.slice_db)  # what counts as sound for the user is sung
     done = 0
     report(done, n_pieces, "")
     with ExitStack() as stack:
@@ -142,12 +146,26 @@ def _by_pieces(
         ):
             windows = [stretch.window for stretch in group]
             for stretch, wav in zip(group, longest_first(windows, render), strict=True):
-                gain = silence_gain(stretch.window.wav, voice.sampling_rate, silence_db)
-                sung = wav if gain is None else wav * gain
+                sung = wav if stretch.gain is None else wav * stretch.gain
                 yield from assembler.add(stretch.piece, stretch.part(sung))
                 done += 1
                 report(done, n_pieces, "")
     yield from assembler.finish()
+
+
+def usual_chunk_seconds(voice: Backend, options: InferOptions) -> float:
+    """Length of the longest stretch whose window is not longer than the voice is at home with.
+
+    Args:
+        voice: gives that length, rate and hop.
+        options: `pad_seconds` is used.
+
+    Returns:
+        Seconds, at least 1: a window holds both pads, is widened to whole frames at both ends, and
+        overlaps with its neighbours where continuous sound is cut.
+    """
+    around = options.pad_seconds + voice.hop_length / voice.sampling_rate
+    return max(1.0, voice.usual_seconds - 2 * around - LONG_JOIN_SECONDS)
 
 
 def _stretches(
@@ -156,11 +174,14 @@ def _stretches(
     """Read a song and yield what the model is given of it, in order."""
     sr, hop = voice.sampling_rate, voice.hop_length
     context = round(options.pad_seconds * sr)
+    # A pause counts as long as it is, also where only a moment of it lies in a window.
+    reach = round(SHORTEST_SECONDS * sr)
+    silence_db = min(SILENCE_DB, options.slice_db)  # what counts as sound for the user is sung
     n_frames = max(1, reader.n_samples // hop)
     rates = song.source.sr, sr
     parts = sung_parts(song.survey.segments, reader.n_samples, *rates)
     needed = next((start for start, _ in parts), reader.n_samples)  # by the next piece
-    reader.forget(needed - context - hop)
+    reader.forget(needed - context - hop - reach)
     for piece in plan_pieces(song.survey.segments, reader.take, reader.n_samples, *rates, options):
         begin, length = piece.window(context, hop)
         first, count = begin // hop, length // hop
@@ -168,13 +189,16 @@ def _stretches(
         if song.mix is not None:
             weights = song.mix.rows(first, count, n_frames, frame_seconds=hop / sr)
         track = None if song.f0 is None else cut(song.f0, first, count)
-        wav = reader.take(begin, begin + length)
+        around = reader.take(begin - reach, begin + length + reach)
+        gain = silence_gain(around, sr, silence_db)
+        wav = around[reach : reach + length]
         if piece.joins_next:
             needed = piece.end - piece.fade_out
         else:  # however long the silence is, nothing of it is kept
             needed = next((start for start, _ in parts if start >= piece.end), reader.n_samples)
-        reader.forget(needed - context - hop)
-        yield Passage(Window(wav, track, weights), begin, piece)
+        reader.forget(needed - context - hop - reach)
+        gain = None if gain is None else gain[reach : reach + length]
+        yield Passage(Window(wav, track, weights), begin, piece, gain)
 
 
 def _as_the_original(

@@ -27,10 +27,10 @@ from svc.conversion.listening import (
     load_timbre,
 )
 from svc.conversion.options import DiffusionChoice, HearingChoice, InferOptions
-from svc.conversion.precision import settle_choice, settle_voice, with_precision
+from svc.conversion.precision import exact_predictor, settle_choice, settle_voice, with_precision
 from svc.conversion.protection import protect
 from svc.conversion.windows import Window
-from svc.devices import precision_dtype, resolve_device
+from svc.devices import exact_arithmetic, precision_dtype, resolve_device
 from svc.errors import ConfigError, SvcError
 from svc.f0 import F0Predictor
 from svc.f0.range_files import find_ranges
@@ -155,11 +155,12 @@ class Voice(OneWindow):
         With `compat` one by one: the original's arithmetic is that of lone stretches.
         """
         batch = BatchSize() if self.compat else self.batch
-        return batch.render(
-            [window.wav.size // self.hop_length for window in windows],
-            lambda group: self._render([windows[index] for index in group], speaker, options),
-            self.give_back,
-        )
+        with exact_arithmetic(self.device):
+            return batch.render(
+                [window.wav.size // self.hop_length for window in windows],
+                lambda group: self._render([windows[index] for index in group], speaker, options),
+                self.give_back,
+            )
 
     @torch.inference_mode()
     def _render(
@@ -205,7 +206,14 @@ class Voice(OneWindow):
         if self.enhancer is not None:
             wavs = [self._enhanced(wav, f0[0], options) for wav, f0 in zip(wavs, melodies)]
         return [
-            finished(wav, one, self.sampling_rate, self.hop_length, options)
+            finished(
+                wav,
+                one,
+                self.sampling_rate,
+                self.hop_length,
+                options,
+                precision=self.computing.precision,
+            )
             for wav, one in zip(wavs, heard)
         ]
 
@@ -233,17 +241,36 @@ def memory_of(device: torch.device) -> Callable[[], None]:
 
 
 def finished(
-    wav: Tensor, heard: Heard, sr: int, hop_length: int, options: InferOptions
+    wav: Tensor,
+    heard: Heard,
+    sr: int,
+    hop_length: int,
+    options: InferOptions,
+    *,
+    precision: str = "fp32",
 ) -> FloatArray:
     """Check a rendered stretch (n,), and give it the source's envelope, breaths and consonants where that
     is asked for.
 
+    Args:
+        wav: what was rendered.
+        heard: the stretch it was made of.
+        sr: rate of both, Hz.
+        hop_length: samples per frame.
+        options: loudness_envelope, keep_breath and keep_unvoiced are used.
+        precision: what it was computed in, for the message.
+
     Raises:
-        SvcError: it holds NaN.
+        SvcError: it holds NaN or infinity.
     """
     if options.loudness_envelope != 1.0:
         wav = match_envelope(heard.source, sr, wav, sr, options.loudness_envelope)
     if not bool(torch.isfinite(wav).all()):
+        if precision != "fp32":
+            raise SvcError(
+                f"the model produced NaN in {precision}: try --precision fp32 first; if that does not "
+                "help, its checkpoint is damaged or its training diverged: try an earlier one with -m"
+            )
         raise SvcError(
             "the model produced NaN: its checkpoint is damaged or its training diverged; "
             "try an earlier checkpoint with -m"
@@ -285,7 +312,7 @@ def load_voice(
         choice.device if isinstance(choice.device, torch.device) else resolve_device(choice.device)
     )
     computing = settle_choice(compute or ComputeChoice(), device, compat=choice.compat)
-    predictor = load_predictor(facts, choice, device)
+    predictor = exact_predictor(load_predictor(facts, choice, device), device)
     retriever = load_timbre(facts, choice, device)
     refiner = None
     if diffusion is not None:

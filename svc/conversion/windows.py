@@ -31,11 +31,13 @@ class Passage:
         window: what the model is given.
         begin: first sample of the window in the song, at the model's rate; may be negative.
         piece: the part of what is rendered that is used.
+        gain: float32 (n,), 0 where the song is silent, for all that is rendered; None = 1.
     """
 
     window: Window
     begin: int
     piece: Piece
+    gain: FloatArray | None = None
 
     def part(self, rendered: FloatArray) -> FloatArray:
         """Cut the piece out of its rendered window."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from svc.audio.mel import stft_magnitude
+from svc.devices import exact_device
 
 Track = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
@@ -126,7 +127,7 @@ def choose(power: Tensor, f0: Tensor, doubled: Tensor, f0_max: float) -> Flags:
     """
     higher = (doubled >= FROM_HZ) & (doubled <= f0_max) & (f0 * 2 ** (1 / 12) < doubled)
     clear = clearance(power, doubled)
-    notes = doubled.double().clamp(min=1.0)
+    notes = doubled.to(exact_device(doubled.device)).double().clamp(min=1.0)
     jumps = torch.log2(notes[1:] / notes[:-1]).abs() > 1 / 12
     candidate: Flags = (higher & (clear >= _SUPPORT_DB)).cpu().numpy()
     proven: Flags = (higher & (clear >= _PROOF_DB)).cpu().numpy()

@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from svc.devices import exact_device
+
 CONV_STRIDES = (5, 2, 2, 2, 2, 2, 2)
 """Strides, not stored in most checkpoints: 320 samples per frame in all released models."""
 CONV_KERNELS = (10, 3, 3, 3, 3, 2, 2)
@@ -32,7 +34,7 @@ _BLOCK = 1 << 18  # stretches summed at a time: bounds the float64 copies to abo
 @dataclass(frozen=True)
 class WaveMoments:
     """First and second moments of all stretches of `CONV_KERNELS[0]` samples that the first layer
-    sees, float64.
+    sees, float64, on the `exact_device` of the waves.
     """
 
     mean: Tensor  # (B, K)
@@ -47,10 +49,11 @@ class WaveMoments:
         """
         means, seconds = [], []
         for wav in wavs:
-            stretches = wav.unfold(0, CONV_KERNELS[0], CONV_STRIDES[0])  # (frames, K), a view
-            total = torch.zeros(CONV_KERNELS[0], dtype=torch.float64, device=wav.device)
+            wave = wav.to(exact_device(wav.device))
+            stretches = wave.unfold(0, CONV_KERNELS[0], CONV_STRIDES[0])  # (frames, K), a view
+            total = torch.zeros(CONV_KERNELS[0], dtype=torch.float64, device=wave.device)
             products = torch.zeros(
-                CONV_KERNELS[0], CONV_KERNELS[0], dtype=torch.float64, device=wav.device
+                CONV_KERNELS[0], CONV_KERNELS[0], dtype=torch.float64, device=wave.device
             )
             for block in torch.split(stretches, _BLOCK):
                 exact = block.double()
@@ -134,14 +137,18 @@ class ConvLayer(nn.Module):
             return self._activate(F.linear(stretches, kernels, self.conv.bias))
         norm = self.norm
         assert isinstance(norm, nn.GroupNorm)  # noqa: S101 - for the type checker
-        exact = kernels.double()
+        where = exact_device(wav.device)  # that of the moments
+        exact = kernels.to(where).double()
         mean = moments.mean @ exact.T  # (B, C)
         power = torch.einsum("ck,bkl,cl->bc", exact, moments.second, exact)
-        gain = norm.weight.double() / (power - mean**2).clamp(min=0).add(norm.eps).sqrt()
+        scale = norm.weight.to(where).double()
+        gain = scale / (power - mean**2).clamp(min=0).add(norm.eps).sqrt()
         # A bias of the convolution shifts mean and output alike, so it drops out.
-        shift = norm.bias.double() - mean * gain
-        weight = (gain[:, None] * exact.T).to(wav.dtype)  # (B, K, C)
-        return F.gelu(torch.baddbmm(shift[:, None].to(wav.dtype), stretches, weight))
+        shift = norm.bias.to(where).double() - mean * gain
+        # Rounded first: where there is no float64, none can be sent.
+        weight = (gain[:, None] * exact.T).to(wav.dtype).to(wav.device)  # (B, K, C)
+        offset = shift[:, None].to(wav.dtype).to(wav.device)
+        return F.gelu(torch.baddbmm(offset, stretches, weight))
 
     def _activate(self, y: Tensor) -> Tensor:
         if isinstance(self.norm, nn.LayerNorm):

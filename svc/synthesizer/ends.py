@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from svc.config import ModelConfig
+from svc.devices import exact_device
 from svc.vocoder.source import HarmonicSource, SourceNoise
 
 _SNAKE_REACH = 6  # positions: a low-pass filter of 12 taps at twice the rate, up and down again
@@ -119,9 +120,11 @@ def mend_ends(
 
 
 def _phase_at(source: HarmonicSource, f0: Tensor, phase: Tensor) -> Tensor:
-    """Where the harmonics of a source are after the frames f0 (N,), (1, H) turns in float64; they began
-    at phase (H,). The steps are those of `HarmonicSource`.
+    """Where the harmonics of a source are after the frames f0 (N,), (1, H) turns in float64 on the
+    `exact_device` of f0; they began at phase (H,). The steps are those of `HarmonicSource`.
     """
+    where = exact_device(f0.device)
     harmonics = torch.arange(1, source.n_harmonics + 1, device=f0.device, dtype=torch.float32)
-    steps = torch.remainder(f0.float()[:, None] * harmonics / source.sampling_rate, 1.0).double()
-    return torch.remainder(phase.double() + steps.sum(0) * source.hop_length, 1.0)[None]
+    rates = torch.remainder(f0.float()[:, None] * harmonics / source.sampling_rate, 1.0)
+    steps = rates.to(where).double()
+    return torch.remainder(phase.to(where).double() + steps.sum(0) * source.hop_length, 1.0)[None]

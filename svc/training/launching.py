@@ -7,13 +7,16 @@ with torchrun itself. Importing this module imports no torch.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from svc.errors import ConfigError, DeviceError, SvcError
 from svc.threads import cpu_count
@@ -137,12 +140,13 @@ def _run(count: int, arguments: Sequence[str]) -> int:
     # It tells of every signal it hands on, in several lines.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    name = run_name(arguments)
     with _handled_signals():
         processes = start_processes(
             "svc",
             sys.executable,
             args=dict.fromkeys(range(count), ("-m", "svc", *arguments)),
-            envs={number: _variables(number, count, store.port) for number in range(count)},
+            envs={number: _variables(number, count, store.port, name) for number in range(count)},
             logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
         )
         told: signal.Signals | None = None
@@ -189,7 +193,19 @@ def exit_code(failures: Mapping[int, int], told: signal.Signals | None) -> int:
     return 128 + (told or signal.SIGTERM) if failures or told else 0
 
 
-def _variables(number: int, count: int, port: int) -> dict[str, str]:
+def run_name(arguments: Sequence[str]) -> str:
+    """Return the name of a run: the port is another one at each start, and the same command must find its own again.
+
+    Args:
+        arguments: of the command line.
+    """
+    facts = (list(arguments), str(Path.cwd()), socket.gethostname())
+    return (
+        "gpus-" + hashlib.sha256(repr(facts).encode("utf-8", "backslashreplace")).hexdigest()[:12]
+    )
+
+
+def _variables(number: int, count: int, port: int, name: str) -> dict[str, str]:
     """Return what torch.distributed reads in one of the processes, as torchrun would set it."""
     values = {
         "RANK": number,
@@ -200,6 +216,7 @@ def _variables(number: int, count: int, port: int) -> dict[str, str]:
         "MASTER_PORT": port,
         "TORCHELASTIC_USE_AGENT_STORE": True,  # it is kept here
         "TORCHELASTIC_RESTART_COUNT": 0,
+        "TORCHELASTIC_RUN_ID": name,
     }
     variables = {name: str(value) for name, value in values.items()}
     if "OMP_NUM_THREADS" not in os.environ:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from svc.devices import exact_device
 from svc.errors import ConfigError
 from svc.vocoder.generator import Generator
 from svc.vocoder.source import SourceNoise
@@ -78,8 +79,9 @@ class MiniNsfGenerator(Generator):
     @torch.no_grad()
     def excitation(self, f0: Tensor) -> Tensor:
         """Sine (B, 1, N · source_hop) of f0 (B, N) Hz, float32."""
-        where = torch.device("cpu") if f0.device.type == "mps" else f0.device  # no float64 there
-        turns = glided_turns(f0.to(where), self.source_rate, self.source_hop).float()
+        turns = glided_turns(
+            f0.to(exact_device(f0.device)), self.source_rate, self.source_hop
+        ).float()
         return torch.sin(turns * (2 * math.pi))[:, None].to(f0.device)
 
     def forward(

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from svc.devices import exact_device
+
 PhaseStart = Literal["sample", "frame"]
 
 
@@ -143,9 +145,10 @@ class HarmonicSource(nn.Module):
         Returns:
             (B, N, H) float32.
         """
-        if f0.device.type == "mps":  # no float64 there
-            on_cpu = SourceNoise(random.phase.cpu(), random.noise.cpu())
-            return self.sines(f0.cpu(), on_cpu).to(f0.device)
+        where = exact_device(f0.device)
+        if where != f0.device:
+            moved = SourceNoise(random.phase.to(where), random.noise.to(where))
+            return self.sines(f0.to(where), moved).to(f0.device)
         waves = torch.sin(self._turns(f0, random.phase.float()) * (2 * math.pi)) * self.amplitude
         voiced = (f0 > 0).float()[:, :, None, None]  # (B, T, 1, 1)
         level = self.noise_std * voiced + self.amplitude / 3 * (1 - voiced)

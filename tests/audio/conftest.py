@@ -61,7 +61,8 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 
     Returns a function ``write(path, wav, sr, **facts)`` that makes a file only they can read; wav is
     (T,) or (C, T). Facts: tags, code and says (how ffmpeg ends), gives (bytes it decodes), timed
-    (whether ffprobe knows the length), claims (another sr or number of channels).
+    (whether ffprobe knows the stream's length), container (what ffprobe says of it: MP4 of one stream
+    unless told otherwise), warns (what it says on stderr), claims (another sr or number of channels).
     """
     if sys.platform == "win32":
         pytest.skip("the stand-ins are scripts")

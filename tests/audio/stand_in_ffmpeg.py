@@ -2,7 +2,7 @@
 
 Its own container is one line of JSON (sr, channels, tags, arguments) behind b"FAKE ", and float samples.
 As "ffmpeg" it decodes such a file to a WAV on stdout, or encodes samples from stdin to such a file; as
-"ffprobe" it tells seconds and tags. What is not its container is refused in ffmpeg's words.
+"ffprobe" it tells seconds, tags and facts of the container. What is not its container is refused in ffmpeg's words.
 """
 
 from __future__ import annotations
@@ -69,8 +69,14 @@ def probe() -> None:
     head, samples = parts(sys.argv[-1])
     seconds = len(samples) / 4 / head["channels"] / head["sr"]
     stream = {"duration": str(seconds)} if head.get("timed", True) else {}
-    said = {"streams": [stream], "format": {"tags": head.get("tags", {})}}
+    container = {
+        "format_name": "mov,mp4,m4a,3gp,3g2,mj2",
+        "nb_streams": 1,
+        **head.get("container", {}),
+    }
+    said = {"streams": [stream], "format": {"tags": head.get("tags", {}), **container}}
     sys.stdout.write(json.dumps(said))
+    sys.stderr.write(head.get("warns", ""))
 
 
 if Path(sys.argv[0]).name == "ffprobe":

@@ -98,7 +98,25 @@ def test_what_a_format_cannot_have_is_told_at_once(
 def test_opus_has_rates_of_its_own() -> None:
     assert output_format(Path("a.opus")).natural_rate(44100) == 48000
     assert output_format(Path("a.opus")).natural_rate(24000) == 24000
+    assert output_format(Path("a.opus")).natural_rate(22050) == 24000
     assert output_format(Path("a.flac")).natural_rate(44100) == 44100
+
+
+def test_ffmpeg_is_asked_for_no_rate_that_it_would_change(
+    tmp_path: Path, stereo: np.ndarray, stand_in: Callable[..., None]
+) -> None:
+    for suffix in (".m4a", ".mp4"):
+        form = output_format(Path(f"a{suffix}"))
+        rates = [form.natural_rate(sr) for sr in (7000, 44056, 44100, 48000, 60000, 192000)]
+        assert rates == [8000, 44100, 44100, 48000, 64000, 96000]
+        assert form.natural_rate(44056, "16") == 44056  # Apple Lossless
+        for sr in (44056, 192000):
+            with pytest.raises(AudioError, match=rf"at {sr} Hz .*: it has 96000, .*, 8000 Hz only"):
+                AudioWriter(tmp_path / f"a{suffix}", sr)
+            AudioWriter(tmp_path / f"a{suffix}", sr, bit_depth="24")
+    with pytest.raises(AudioError, match="it has 48000 Hz only"):
+        AudioWriter(tmp_path / "a.webm", 44100)
+    assert output_format(Path("a.webm")).natural_rate(44100) == 48000
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])

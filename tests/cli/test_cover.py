@@ -40,6 +40,21 @@ def test_what_reads_the_flags_of_infer_finds_all() -> None:
     assert args.output is None
 
 
+def test_a_flag_given_again_adds_to_it() -> None:
+    words = "cover --lead a --lead b --backing c d --backing e --instrumental f --instrumental g"
+    patterns = "--separator_vocals h --separator_vocals i --separator-rest j --separator_rest k"
+    args = build_parser("cover").parse_args([*words.split(), *patterns.split()])
+    assert args.lead == [Path("a"), Path("b")]
+    assert args.backing == [Path("c"), Path("d"), Path("e")]
+    assert args.instrumental == [Path("f"), Path("g")]
+    assert (args.separator_vocals, args.separator_rest) == (["h", "i"], ["j", "k"])
+    args = build_parser("cover").parse_args(["cover", "song"])  # nothing is left of it
+    assert args.lead == args.backing == args.separator_rest == []
+    words = "infer -n a -n b c -s x -s y"
+    args = build_parser("infer").parse_args(words.split())
+    assert (args.clean_names, args.spk_list) == (["a", "b", "c"], ["x", "y"])
+
+
 @pytest.mark.parametrize("name", ["from_files", "Inputs", "HearingCache"])
 def test_the_voice_is_loaded_as_infer_loads_it(name: str) -> None:
     # A flag of infer that reaches its voice must reach this one, too.

@@ -180,6 +180,8 @@ def test_flags_that_cannot_work_are_refused_in_one_line(
         (["-dm", "x.pt"], "-dm, -dc, "),
         (["--vocoder", "model"], "--vocoder has no effect without -shd, -od or -eh"),
         (["-eak", "3"], "-eak has no effect without -eh"),
+        (["--max_chunk", "5", "-cl", "3"], "--max_chunk has no effect with -cl or --compat"),
+        (["--max_chunk", "5", "--compat"], "--max_chunk has no effect with -cl or --compat"),
         (["-od", "-ns", "0"], "-ns has no effect with -od"),
         (["-fr"], "-cm, -fr, "),
         (["-cm", "kmeans.pt"], "-cm, -fr, "),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import signal
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from svc.cli import infer, infer_sharing
-from svc.cli.infer_sharing import content_of, find_sharing
+from svc.cli.infer_sharing import content_of, ended_by_signal, find_sharing
 from svc.conversion.file_hashes import FileHashes
 from svc.conversion.sharding import Member
 from svc.errors import ConfigError
@@ -77,6 +80,19 @@ def test_what_a_launcher_says(launched: None, monkeypatch: pytest.MonkeyPatch) -
         find_sharing(flags())
 
 
+def test_a_launcher_with_an_id_may_change_its_port(
+    launched: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "gpus-1")
+    found = []
+    for port in ("29500", "41213"):
+        monkeypatch.setenv("MASTER_PORT", port)
+        found.append(find_sharing(flags()).member)
+    assert found == [Member("gpus-1", 3, 4)] * 2
+    os.environ.pop("TOLD")
+
+
 @pytest.mark.parametrize(
     ("asked", "gpus", "found"),
     [
@@ -119,14 +135,15 @@ def test_a_voice_that_was_trained_on_is_another_one(tmp_path: Path) -> None:
     assert before[1] != after[1]
 
 
-def test_a_signal_ends_it_as_an_interruption_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [["--share", "x"], []])
+def test_a_signal_ends_it_as_an_interruption_does(tmp_path: Path, words: list[str]) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    args = flags("--share", "x")
+    args = flags(*words)
 
     def take_part() -> None:
         with find_sharing(args).join(args, [], [], tmp_path, []) as share:
-            assert share is not None
-            assert share.folder.is_dir()
+            assert share is None or share.folder.is_dir()
+            assert signal.getsignal(signal.SIGTERM) != before
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(SystemExit) as end:
@@ -134,3 +151,45 @@ def test_a_signal_ends_it_as_an_interruption_does(tmp_path: Path) -> None:
     assert end.value.code == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == before
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer of the system")
+def test_a_signal_that_a_module_swallows_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(infer_sharing, "_AGAIN", 0.05)
+    before = signal.getsignal(signal.SIGALRM)
+
+    def work() -> None:
+        with ended_by_signal():
+            for _ in range(2):  # compiled modules make an ImportError of it
+                with pytest.raises(SystemExit):
+                    os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    with pytest.raises(SystemExit) as end:
+        work()
+    assert end.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGALRM) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer of the system")
+def test_a_signal_waits_for_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiled module would make an ImportError of it, and could not be imported again."""
+    text = (
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(0.3)\nDONE = 1\n"
+    )
+    (tmp_path / "slow_import_of_a_test.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def work() -> None:
+        with ended_by_signal():
+            importlib.import_module("slow_import_of_a_test")
+            time.sleep(10)
+
+    try:
+        with pytest.raises(SystemExit) as end:
+            work()
+        assert end.value.code == 128 + signal.SIGTERM
+        assert sys.modules["slow_import_of_a_test"].DONE == 1
+    finally:
+        sys.modules.pop("slow_import_of_a_test", None)

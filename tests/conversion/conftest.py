@@ -151,7 +151,7 @@ class EchoVoice:
     speakers = {"alice": 0, "bob": 1}  # noqa: RUF012
     ranges = {}  # noqa: RUF012
     where = "cpu"
-    f0_predictor = None
+    f0_predictor: Any = StubPredictor()
     batch_frames = 0
 
     def __init__(

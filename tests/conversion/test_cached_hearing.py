@@ -18,6 +18,7 @@ from svc.conversion.cached_hearing import HearingCache
 from svc.conversion.feature_cache import FeatureCache
 from svc.conversion.file_hashes import FileHashes
 from svc.f0 import build_f0_predictor
+from svc.f0.ensemble import EnsemblePredictor
 from svc.f0.settings import F0Settings
 from svc.f0.wave import F0Wave
 
@@ -159,6 +160,36 @@ def test_a_predictor_is_asked_once(
         other = Predictor(confidence, **settings)
         cache.predictor(other, [weights], "cpu")(waves[0])
         assert other.asked == [5000], settings
+
+
+@pytest.mark.parametrize("other", [{"threshold": 0.5}, {"f0_max": 900.0}])
+def test_every_member_of_an_ensemble_counts(
+    cache: HearingCache, rng: np.random.Generator, other: dict[str, float]
+) -> None:
+    wave = rng.uniform(-1, 1, 5000).astype(np.float32)
+
+    def asked(**settings: float) -> int:
+        """How often the second member is asked; the ensemble's settings are the first one's."""
+        first, second = Predictor(), Predictor(**settings)
+        second.name = "second"
+        ensemble = EnsemblePredictor([first, second], first.settings)
+        cache.predictor(ensemble, [], "cpu")(wave)
+        return len(second.asked)
+
+    assert [asked(), asked()] == [1, 0]
+    assert [asked(**other), asked(**other), asked()] == [1, 0, 0]
+
+
+def test_another_processor_has_entries_of_its_own(
+    cache: HearingCache, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wave = rng.uniform(-1, 1, 5000).astype(np.float32)
+    inner = Predictor()
+    cache.predictor(inner, [], "cpu")(wave)
+    for kind in (["AVX2"], ["AVX512"], ["AVX512"]):
+        monkeypatch.setattr(cached_hearing, "cpu_kind", lambda kind=kind: kind)
+        cache.predictor(inner, [], "cpu")(wave)
+    assert len(inner.asked) == 3
 
 
 def test_a_real_predictor(cache: HearingCache, rng: np.random.Generator) -> None:

@@ -208,6 +208,27 @@ def test_who_was_thought_dead_publishes_nothing(tmp_path: Path, make: Make) -> N
     assert result.read_bytes() == b"whole"
 
 
+def test_who_is_taken_over_while_publishing_is_no_error(tmp_path: Path, make: Make) -> None:
+    result = tmp_path / "song.flac"
+    sleeper, other = make(), make()
+    claim = sleeper.take(claim_path(result))
+    assert claim is not None
+
+    def sleep(staged: Path, result: Path) -> None:
+        age(claim_path(result), 100.0)
+        assert other.take(claim_path(result)) is not None
+        os.replace(staged, result)
+
+    staged = claim.stage(result)
+    staged.parent.mkdir()
+    staged.touch()
+    assert not claim.publish(staged, result, sleep)
+    mine = other.take(claim_path(tmp_path / "b"))
+    assert mine is not None
+    with pytest.raises(OutputError):
+        mine.publish(tmp_path / "gone", tmp_path / "b")
+
+
 def test_claims_that_cannot_be_read(tmp_path: Path, make: Make) -> None:
     """Somebody else's file, or half a one; a token that is a path is none."""
     for text in ("", "[]", '{"token": "../../home"}', '{"token": 3}', "\0\xff"):

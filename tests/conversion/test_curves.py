@@ -17,6 +17,7 @@ from svc.audio.resample import resample
 from svc.conversion import Converter, InferOptions, plan_jobs
 from svc.conversion.curves import attach_curves
 from svc.conversion.options import HearingChoice
+from svc.conversion.sources import ArraySource
 from svc.errors import ConfigError, CurveError, MissingFileError
 from svc.f0 import build_f0_predictor
 from svc.f0.curve import FrameGrid, read_curve, write_curve
@@ -132,8 +133,8 @@ def test_no_predictor_is_needed(make_converter: Make, song: Song) -> None:
     expected = make_converter().convert(wav, SR, 0, f0=curve)
     converter = Converter(dataclasses.replace(make_converter().voice, f0_predictor=None))
     assert np.array_equal(converter.convert(wav, SR, 0, f0=curve), expected)
-    with pytest.raises(ValueError, match="no F0 predictor"):
-        converter.convert(wav, SR, 0)
+    with pytest.raises(ConfigError, match="without an F0 predictor"):
+        converter.stream(ArraySource(wav, SR), 0)
 
 
 def test_what_does_not_go_together(make_converter: Make, song: Song) -> None:
@@ -174,6 +175,42 @@ def test_curves_find_their_songs(tmp_path: Path, sine: Sine) -> None:
     (one,), _ = attach_curves(jobs[:1], tmp_path / "curves/b.wav.csv", GRID)
     assert one.curve is not None
     assert one.curve.f0[0] == 101
+
+
+def test_songs_of_one_name_in_sub_folders_have_their_own_curves(tmp_path: Path, sine: Sine) -> None:
+    n = SR // HOP
+
+    def curve(name: str, hz: float) -> None:
+        write_curve(tmp_path / "curves" / name, F0Track(np.full(n, hz), np.ones(n)), GRID)
+
+    def sung() -> dict[str, float]:
+        jobs, _ = plan_jobs(
+            [str(tmp_path / "in")], ["x"], InferOptions(), f0_name="curve", recursive=True
+        )
+        found, failures = attach_curves(jobs, tmp_path / "curves", GRID)
+        heard = {job.source.shown: float(job.curve.f0[0]) for job in found if job.curve}
+        return heard | {failure.name: 0.0 for failure in failures}
+
+    for name in ("a.wav", "p/a.wav", "q/a.wav", "q/b.wav"):
+        write_audio(tmp_path / "in" / name, sine(220, 1.0), SR)
+    for name, hz in {"a.csv": 100, "p/a.f0.csv": 200, "b.csv": 400}.items():
+        curve(name, hz)
+    # The curve of the top folder's "a" is not that of q's; "b" is there only once.
+    assert sung() == {"a.wav": 100, "p/a.wav": 200, "q/a.wav": 0, "q/b.wav": 400}
+    curve("q/a.wav.csv", 300)
+    curve("q/b.csv", 500)
+    assert sung() == {"a.wav": 100, "p/a.wav": 200, "q/a.wav": 300, "q/b.wav": 500}
+
+
+def test_a_name_too_long_for_a_curve_stops_no_other_song(tmp_path: Path, sine: Sine) -> None:
+    for name in ("a.wav", f"{'b' * 250}.wav"):
+        write_audio(tmp_path / "in" / name, sine(220, 1.0), SR)
+    n = SR // HOP
+    write_curve(tmp_path / "curves/a.csv", F0Track(np.full(n, 100.0), np.ones(n)), GRID)
+    jobs, _ = plan_jobs([str(tmp_path / "in")], ["x"], InferOptions(), f0_name="curve")
+    found, failures = attach_curves(jobs, tmp_path / "curves", GRID)
+    assert [job.source.name for job in found] == ["a.wav"]
+    assert "File name too long" in failures[0].error
 
 
 # ------------------------------------------------------------------------------ the command line

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from svc.atomic import output_error
 from svc.audio.io import audio_info, read_audio, write_audio
 from svc.conversion import Converter, InferOptions, convert_files, plan_jobs
 from svc.conversion.files import check_writable
@@ -124,6 +126,45 @@ def test_a_full_disk_ends_the_run_with_one_line(
     assert len(voice.windows) == 1
     assert exit_code(outcomes) == 2
     assert not [path for path in Path("results").iterdir() if path.is_file()]
+
+
+def test_a_folder_in_the_way_of_one_result_stops_no_other(raw: Path, echo: Any) -> None:
+    jobs, _ = plan(["a.wav", "b.wav", "c.wav"])
+    (jobs[0].output / "mine").mkdir(parents=True)
+    (raw / "long.wav").write_bytes((raw / "a.wav").read_bytes())
+    jobs.insert(1, replace(jobs[0], output=Path("results") / f"{'x' * 300}.flac"))
+    jobs.insert(2, replace(jobs[0], output=Path("raw/a.wav/a.flac")))
+    outcomes = convert_files(Converter(echo()), jobs)
+    assert [bool(outcome.error) for outcome in outcomes] == [True, True, True, False, False]
+    assert (
+        outcomes[0].error == f"cannot write {jobs[0].output}: a folder of that name is in the way"
+    )
+    assert "too long" in outcomes[1].error
+    assert exit_code(outcomes) == 1
+    assert (jobs[0].output / "mine").is_dir()
+    assert not list(Path("results").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("number", "all_of_them"),
+    [
+        (errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EROFS, True), (errno.EISDIR, False),
+        (errno.ENOTDIR, False), (errno.ENAMETOOLONG, False), (errno.EACCES, False),
+    ],
+)  # fmt: skip
+def test_what_concerns_all_results(number: int, all_of_them: bool) -> None:
+    def write() -> None:
+        try:
+            raise OSError(number, os.strerror(number))
+        except OSError as error:
+            raise output_error(Path("a"), error) from error
+
+    with pytest.raises(OutputError) as caught:
+        write()
+    again = OutputError("the same, said in other words")
+    again.__cause__ = caught.value
+    assert caught.value.concerns_all == again.concerns_all == all_of_them
+    assert OutputError("it needs 3 MB and the disk has 2").concerns_all
 
 
 @pytest.mark.parametrize("suffix", ["flac", "wav", "ogg", "mp3"])

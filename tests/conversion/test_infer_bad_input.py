@@ -219,7 +219,7 @@ def test_a_folder_that_refuses_even_root(run: Run, work: Path, no_reading: None)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on file sizes")
-def test_a_disk_that_fills_up(
+def test_files_that_get_too_large(
     run: Run, work: Path, stub_encoder: None, monkeypatch: pytest.MonkeyPatch, sine: Sine
 ) -> None:
     import resource
@@ -236,6 +236,6 @@ def test_a_disk_that_fills_up(
         signal.signal(signal.SIGXFSZ, handler)
     assert done.code == 2
     assert "svc: failed: long for alice: cannot write results/long" in done.err
-    assert "not tried" in done.err
+    assert "svc: failed: song for alice: cannot write results/song" in done.err  # tried as well
     assert "Traceback" not in done.err
     assert not list(Path("results").iterdir())  # no half-written file is left

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from svc.audio.io import read_audio
 from svc.config import SPEECH_ENCODER_DIMS
 from svc.conversion import Converter, InferOptions
 from svc.conversion.mix_files import parse_mix
+from svc.conversion.onnx_parts import GraphRefiner
 from svc.conversion.options import DiffusionChoice, HearingChoice
 from svc.conversion.refine import Refiner, Stretch, load_refiner
 from svc.f0.range_files import write_ranges
@@ -106,6 +108,33 @@ def test_a_mix_goes_through_diffusion(converter: Converter, song: Any) -> None:
     even = converter.convert(wav, SR, parse_mix("alice=1,bob=1", SPEAKERS), options)
     assert np.isfinite(even).all()
     assert np.abs(even - alice).max() > 1e-3
+
+
+def test_a_mix_with_a_diffusion_model_of_one_speaker(
+    make_converter: Callable[..., Converter],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    song: Any,
+) -> None:
+    """Its config may name any ids: it has no table of speakers."""
+    monkeypatch.setitem(SPEECH_ENCODER_DIMS, "whisper-ppg-tiny", 8)
+    config = MAKE.diffusion_config(
+        MAKE.write_vocoder(tmp_path / "vocoder"),
+        SPEAKERS, encoder="whisper-ppg-tiny", width=8, n_spk=1,
+    )  # fmt: skip
+    choice = DiffusionChoice(
+        MAKE.write_diffusion(tmp_path / "diffusion", config), method="ddim", speedup=5
+    )
+    converter = make_converter()
+    refiner = load_refiner(choice, make_converter.config(), device=CPU)  # type: ignore[attr-defined]
+    converter._voice = dataclasses.replace(converter.voice, refiner=refiner)  # type: ignore[type-var]
+    wav = song([(0.4, 0.5)])
+    made = converter.convert(wav, SR, parse_mix("alice=1,bob=1", SPEAKERS), InferOptions(k_step=20))
+    assert np.isfinite(made).all()
+    facts = types.SimpleNamespace(n_speakers=1, speakers=SPEAKERS)
+    graphs = types.SimpleNamespace(facts=facts, speakers=SPEAKERS)
+    weights = np.full((3, 2), 0.5, np.float32)
+    np.testing.assert_array_equal(GraphRefiner._columns(graphs, weights), np.zeros((3, 1)))  # type: ignore[arg-type]
 
 
 @pytest.fixture

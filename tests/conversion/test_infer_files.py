@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +63,34 @@ def test_a_folder_of_formats_once_and_again(
     assert "3 of 3 done, 3 of them there already" in last.out
 
 
+def test_results_beside_the_songs_are_not_sung_again(
+    run: Run, work: Path, stub_encoder: None, sine: Sine
+) -> None:
+    for name in ("a.wav", "sub/b.wav", "sub/c.wav"):
+        write_audio(f"in/{name}", sine(220, 0.3), SR)
+    for seed in "12":
+        done = run("-n", "in", "--recursive", "--output_dir", "in", "--seed", seed)
+        assert done.code == 0, done.err
+        assert "3 of 3 done" in done.out
+    assert "in holds songs and results: 3 with a manifest left out" in done.err
+    assert len(list(Path("in").rglob("*.flac"))) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode there")
+def test_a_name_that_is_no_unicode_stops_no_song(
+    run: Run, work: Path, stub_encoder: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    Path("raw/song.wav").rename(f"raw/{name}.wav")
+    strict = io.TextIOWrapper(io.BytesIO(), "utf-8", "strict", write_through=True)
+    monkeypatch.setattr(sys, "stdout", strict)
+    done = run("-n", name, "missing", name, "-t", "0", "0", "1")
+    assert done.code == 1, done.err
+    assert "2 of 3 done, 1 failed: missing" in done.err
+    said = strict.buffer.getvalue()  # type: ignore[attr-defined]
+    assert said.count(b"caf\\udce9 -> results/caf\\udce9_") == 2
+
+
 def test_nothing_is_loaded_when_all_is_there(
     run: Run, work: Path, no_reading: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +125,23 @@ def test_the_manifest_of_a_run(run: Run, work: Path, stub_encoder: None) -> None
     assert set(files) == {"source", "model", "config", "encoder"}
     assert files["encoder"][0]["path"].endswith(".safetensors")
     assert told["timings"]["features_computed"] == 2  # units and pitch of its one stretch
+
+
+def test_no_manifest_is_left_of_an_earlier_result(run: Run, work: Path, stub_encoder: None) -> None:
+    manifest = Path(f"results/{NAME}.flac.json")
+    assert run("-n", "song", "--seed", "1").code == 0
+    before = Path(f"results/{NAME}.flac").read_bytes()
+    assert json.loads(manifest.read_text("utf-8"))["options"]["seed"] == 1
+    assert run("-n", "song", "--seed", "2", "--no_manifest").code == 0
+    assert Path(f"results/{NAME}.flac").read_bytes() != before
+    assert not manifest.exists()
+    manifest.write_text('{"mine": 1}')
+    for words in ([], ["--share", "x"]):
+        assert run("-n", "song", "--no_manifest", *words).code == 0
+        assert manifest.read_text() == '{"mine": 1}'
+    manifest.write_text('{"svc_manifest": 1}')
+    assert run("-n", "song", "--no_manifest", "--share", "x").code == 0
+    assert not manifest.exists()
 
 
 def test_without_manifest_and_tags(run: Run, work: Path, stub_encoder: None) -> None:

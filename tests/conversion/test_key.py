@@ -21,6 +21,8 @@ from svc.conversion.options import with_transposition
 from svc.conversion.sources import ArraySource
 from svc.errors import ConfigError
 from svc.f0.range_files import RANGE_FILE, plain_ranges, write_ranges
+from svc.f0.remember import RememberingPredictor
+from svc.f0.settings import F0Settings
 from svc.f0.voice_range import Pitches, VoiceRange, note_hz
 
 SR = 44100
@@ -230,6 +232,51 @@ def test_songs_far_out_of_reach_are_told(
     jobs, _ = plan_jobs(["a.wav"], ["alice"], InferOptions(), f0_name="pm", transposes=["auto"])
     convert_files(converter, jobs)
     assert not caplog.messages
+
+
+@pytest.mark.parametrize("compat", [False, True])
+def test_singing_does_not_wait_for_the_pitch_of_the_whole_song(
+    raw: Path, echo: Any, rng: np.random.Generator, caplog: pytest.LogCaptureFixture, compat: bool
+) -> None:
+    """A given shift is judged by what was heard while it was sung, by the same numbers."""
+    events: list[str] = []
+
+    class Loudness:
+        """The louder, the higher."""
+
+        name, settings = "stub", F0Settings()
+
+        def __call__(self, wav: np.ndarray) -> F0Track:
+            events.append("hear")
+            frames = wav[: wav.size // 512 * 512].reshape(-1, 512)
+            level = np.sqrt(np.square(frames).mean(1))
+            return F0Track((200 + 1000 * level).astype("f4"), (level > 0.01).astype("f4"))
+
+    class Voice(echo):  # type: ignore[misc]
+        ranges = {"alice": VoiceRange.between(200, 350)}  # noqa: RUF012
+        f0_predictor = RememberingPredictor(Loudness())  # type: ignore[arg-type]
+
+        def render(self, window: np.ndarray, *rest: Any) -> Any:
+            events.append("sing")
+            self.f0_predictor(window)
+            return super().render(window, *rest)
+
+    level = np.repeat(np.linspace(0.02, 0.3, 40), SR // 10)
+    wav = (level * rng.standard_normal(level.size)).clip(-0.9, 0.9).astype("f4")
+    write_audio("raw/long.wav", wav, SR)
+    converter = Converter(Voice(compat=compat))
+    options = InferOptions(clip_seconds=0.9)
+    jobs, _ = plan_jobs(["long.wav"], ["alice"], options, f0_name="pm", transposes=[0.0])
+    with caplog.at_level(logging.WARNING, logger="svc.conversion"):
+        (outcome,) = convert_files(converter, jobs)
+    assert not outcome.error
+    assert len(events) >= 8
+    assert events == ["sing", "hear"] * (len(events) // 2)
+    wav, sr = read_audio("raw/long.wav")
+    expected = converter.fit_key(ArraySource(wav, sr), "alice", options).warning
+    assert expected
+    assert "100%" not in expected
+    assert caplog.messages == [f"long.wav: {expected}"]
 
 
 def test_a_voice_without_a_range_fails_its_job_only(raw: Path, make_converter: Any) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,64 @@ def test_raw_comes_before_the_working_folder(raw: Path) -> None:
 def test_folders_are_expanded(raw: Path) -> None:
     for given in ("album", "raw/album", str((raw / "album").resolve())):
         assert [source.name for source in find_sources(given)] == ["a.wav", "b.wav"]
+
+
+def test_dots_are_the_folders_they_always_are(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_audio("here.wav", np.zeros(100, np.float32), 8000)
+    for given in (".", "./"):
+        assert [source.path for source in find_sources(given)] == [Path("here.wav")]
+    monkeypatch.chdir(raw)
+    write_audio("raw/deep.wav", np.zeros(100, np.float32), 8000)
+    assert [source.name for source in find_sources("..")] == ["here.wav"]
+
+
+def test_a_folder_that_may_not_be_listed(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scandir(path: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    for recursive in (False, True):
+        with pytest.raises(AudioError, match="cannot look into the folder raw/album: Permission"):
+            find_sources("album", recursive=recursive)
+    with pytest.raises(MissingFileError, match="no audio file nothing"):
+        find_sources("nothing")  # names like it cannot be listed, either
+
+
+def test_the_system_says_why_a_file_cannot_be_found(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(MissingFileError, match=r"cannot look for raw/x+\.wav: File name too long"):
+        find_sources("x" * 300 + ".wav")
+    stat = Path.stat
+
+    def refuse(path: Path, **options: bool) -> os.stat_result:
+        if path.is_relative_to("/private"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(MissingFileError, match=r"/private/song\.wav: Permission denied"):
+        find_sources("/private/song.wav")
+
+
+def test_results_among_the_songs_are_no_songs(raw: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, told in {
+        "a.wav_0key_eve.flac": '{"svc_manifest": 1}',
+        "b.wav_0key_eve.flac": '{"title": "not ours"}',
+        "c.wav_0key_eve.flac": "no json",
+    }.items():
+        write_audio(raw / "album" / name, np.zeros(100, np.float32), 8000)
+        (raw / "album" / f"{name}.json").write_text(told)
+    folder = raw / "album"
+    for recursive in (False, True):
+        caplog.clear()
+        found = find_sources("album", recursive=recursive, leave_out=folder.resolve())
+        names = ["a.wav", "b.wav", "b.wav_0key_eve.flac", "c.wav_0key_eve.flac"]
+        assert [source.name for source in found] == names
+        assert "holds songs and results: 1 with a manifest left out" in caplog.text
+    caplog.clear()
+    assert len(find_sources("album", leave_out=Path("results"))) == 5  # sung once more, if wanted
+    assert not caplog.text
 
 
 def test_an_empty_folder_is_an_error(raw: Path) -> None:

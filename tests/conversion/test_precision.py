@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -14,14 +15,18 @@ import pytest
 import torch
 
 from svc.audio.io import read_audio
+from svc.audio.pitch import F0Track
 from svc.conversion import precision
 from svc.conversion.compute import ComputeChoice, Computing
 from svc.conversion.converter import Converter
-from svc.conversion.options import DiffusionChoice, HearingChoice
-from svc.conversion.precision import settle_choice, settle_voice, with_precision
+from svc.conversion.diffusion_voice import DiffusionVoice
+from svc.conversion.options import DiffusionChoice, HearingChoice, InferOptions
+from svc.conversion.precision import exact_predictor, settle_choice, settle_voice, with_precision
 from svc.conversion.voice import Voice
+from svc.conversion.windows import Window
 from svc.errors import ConfigError
 from svc.f0 import build_f0_predictor
+from svc.f0.settings import F0Settings
 from svc.synthesizer.inference import Clip
 from svc.vocoder.backends.blocks import BlockGenerator
 from svc.vocoder.backends.onnx import OnnxGenerator
@@ -157,9 +162,60 @@ def test_what_is_decided(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_older_gpu_takes_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
-    assert settle_choice(ComputeChoice("auto", "auto"), CUDA) == Computing("torch", "fp16")
+    for capability, best in (((7, 5), "fp16"), ((6, 1), "fp32")):
+        monkeypatch.setattr(
+            torch.cuda, "get_device_capability", lambda device, found=capability: found
+        )
+        assert settle_choice(ComputeChoice("auto", "auto"), CUDA) == Computing("torch", best)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     assert settle_choice(ComputeChoice("auto", "auto"), CUDA) == Computing("torch", "bf16")
+
+
+class SettingsSeen:
+    """A predictor that tells whether float32 convolutions were exact when it was asked."""
+
+    name, settings = "seen", F0Settings()
+
+    def __call__(self, wav: object) -> F0Track:
+        exact = np.float32(not torch.backends.cudnn.allow_tf32)
+        return F0Track(np.full(1, exact), np.ones(1, np.float32))
+
+    def track_batch(self, wavs: Sequence[object]) -> list[F0Track]:
+        return [self(wav) for wav in wavs]
+
+
+def test_a_predictor_on_a_gpu_is_exact_whoever_asks_it() -> None:
+    wav, plain = np.zeros(512, np.float32), SettingsSeen()
+    exact = exact_predictor(plain, CUDA)
+    assert exact is not None
+    assert (exact.name, exact.settings) == (plain.name, plain.settings)
+    assert exact(wav).f0[0] == exact.track_batch([wav])[0].f0[0] == 1
+    assert plain(wav).f0[0] == 0
+    assert exact_predictor(plain, CPU) is plain
+    assert exact_predictor(None, CUDA) is None
+
+
+@pytest.mark.parametrize("kind", [Voice, DiffusionVoice])
+def test_a_voice_on_a_gpu_sings_exactly(
+    make_converter: Callable[..., Converter], monkeypatch: pytest.MonkeyPatch, kind: type
+) -> None:
+    wav, seen = np.zeros(2048, np.float32), []
+
+    def render(self: object, windows: Sequence[Window], *_: object) -> list[np.ndarray]:
+        cudnn = torch.backends.cudnn
+        seen.append((cudnn.allow_tf32, cudnn.deterministic))
+        return [window.wav for window in windows]
+
+    monkeypatch.setattr(kind, "_render", render)
+    for device in (CPU, CUDA):
+        voice: Any = make_converter().voice
+        if kind is Voice:
+            monkeypatch.setattr(Voice, "device", device)
+        else:
+            hears = SimpleNamespace(device=device, hop_length=512, compat=False)
+            voice = DiffusionVoice(cast("Any", hears), cast("Any", None))
+        voice.render(wav, 0, InferOptions())
+    assert seen == [(True, False), (False, True)]
 
 
 def test_diffusion_follows_unless_it_is_told() -> None:

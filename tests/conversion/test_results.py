@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -87,6 +88,7 @@ def test_what_a_format_cannot_have_is_found_before_singing(raw: Path, echo: Any)
     for suffix, options, message in (
         ("flac", ResultOptions(bit_depth="32f"), "no bit depth"),
         ("mp3", ResultOptions(rate=96000), "96000 Hz"),
+        ("m4a", ResultOptions(rate=192000), "192000 Hz"),
     ):
         (outcome,) = convert(voice, ["mono"], suffix, results=options)
         assert message in outcome.error
@@ -258,14 +260,42 @@ def test_manifests_name_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert shown(str(tmp_path)) == "~"
     assert shown(f"{tmp_path}er/a.wav") == f"{tmp_path}er/a.wav"
     assert shown("raw/a.wav") == "raw/a.wav"
+    home = str(tmp_path)
+    assert shown(f"vec={home}/x,whisper={home}/y") == "vec=~/x,whisper=~/y"
+    assert (
+        shown(f"python '{home}/sep.py' {home} --out={home}//o") == "python '~/sep.py' ~ --out=~//o"
+    )
+    assert shown(f"-m{home}/G.pth file://{home}/a") == "-m~/G.pth file:~/a"
+    assert shown(f"{home}/a:{home}/b ({home}).") == "~/a:~/b (~)."
+    for other in (f"{home}.old/a", f"{home}-2", f"/mnt{home}/a", f"./{home[1:]}/a", "~/a"):
+        assert shown(other) == other
+    (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
+    monkeypatch.setenv("HOME", f"{home}/link")
+    assert shown(f"{home}/link/a {home}/real/b {home}/c") == f"~/a ~/b {home}/c"
+    monkeypatch.setenv("HOME", "raw")
+    assert shown("raw/a.wav") == "raw/a.wav"
     monkeypatch.setenv("HOME", "/")
     assert shown("/data/a.wav") == "/data/a.wav"
 
 
-def test_a_manifest_that_cannot_be_written_ends_the_run(
+def test_no_fact_of_a_manifest_names_the_home(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, run_facts: RunFacts
+) -> None:
+    monkeypatch.setenv("HOME", str(raw.resolve()))
+    (raw / "a.flac").write_bytes(b"")
+    facts = {"speaker": f"{raw.resolve()}/mix.json", "more": [{"plan": f"x={raw.resolve()}/p"}]}
+    run = dataclasses.replace(run_facts, command=["infer", f"{raw.resolve()}/a"])
+    text = run.write(raw / "a.flac", facts, {"source": [raw.resolve() / "a"]}).read_text()
+    assert str(raw.resolve()) not in text
+    assert json.loads(text)["speaker"] == "~/mix.json"
+    assert json.loads(text)["more"] == [{"plan": "x=~/p"}]
+
+
+def test_a_manifest_that_cannot_be_written_is_a_failure_of_its_song(
     raw: Path, echo: Any, run_facts: RunFacts
 ) -> None:
     Path("results/mono_0key_alice_sovits_pm.flac.json").mkdir(parents=True)
     first, second = convert(echo(), ["mono", "stereo"], run=run_facts)
     assert "cannot write results/mono_0key_alice_sovits_pm.flac.json" in first.error
-    assert "not tried" in second.error
+    assert not second.error
+    assert second.manifest is not None

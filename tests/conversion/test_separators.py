@@ -51,6 +51,23 @@ def test_names_in_use(
     assert (names(found.lead), names(found.backing), names(found.rest)) == (lead, backing, rest)
 
 
+@pytest.mark.parametrize(
+    "song", ["a", "o", "s", "no", "vocals", "bass", "other", "no vocals", "x.y"]
+)
+@pytest.mark.parametrize(
+    "form", ["{stem}", "{song}_({stem})", "{stem} - {song}", "1_{song}-{stem}_ft"]
+)
+@pytest.mark.parametrize(
+    "stems", [("vocals", "no_vocals"), ("Vocals", "Instrumental"), ("vocals", "bass", "other")]
+)
+def test_songs_called_like_stems(song: str, form: str, stems: tuple[str, ...]) -> None:
+    if form.startswith("1_") and "bass" in stems:
+        pytest.skip("bass and other are no parts of longer names")
+    files = [Path(f"{form.format(song=song, stem=stem)}.wav") for stem in stems]
+    found = sort_stems(files, song)
+    assert (found.lead, found.rest) == ([files[0]], files[1:])
+
+
 def test_names_that_say_nothing() -> None:
     files = [Path("a_1.wav"), Path("a_2.wav")]
     with pytest.raises(SeparationError, match=r'"a_1\.wav" singing or not'):

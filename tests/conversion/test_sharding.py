@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +173,92 @@ def test_a_job_that_was_taken_over_is_not_told_twice(jobs: list[Job]) -> None:
     assert leftovers() == []
 
 
+def sleep_long(share: SharedRun) -> None:
+    """Let a process look as if it had given no sign of life for long."""
+    share._claims._stop.set()
+    for path in [*Path("r").glob(".*.claim"), *share.folder.glob("worker-*")]:
+        os.utime(path, (1, 1))
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_who_has_slept_sings_nothing_again(
+    jobs: list[Job], echo: Any, sine: Sine, caplog: pytest.LogCaptureFixture, ended: bool
+) -> None:
+    """The others have taken its song over, and have even ended the run."""
+    for job in jobs:
+        write_audio(job.source.path, sine(220, 0.1, SR), SR)
+    plan, other = "p", Member("run", 1, 2)
+    asleep: list[int] = []
+    told: list[Outcome] = []
+
+    def sing(window: np.ndarray, call: int) -> np.ndarray:
+        if not asleep:
+            asleep.append(call)
+            sleep_long(share)
+            if ended:
+                with SharedRun(Path("r"), other, plan, jobs) as rest:
+                    convert_files(Converter(echo()), jobs, share=rest)
+            else:
+                taker = stack.enter_context(Claims({"pid": 1}))
+                (claim,) = Path("r").glob(".*.claim")
+                taken = taker.take(claim)
+                assert taken is not None
+                threading.Timer(0.3, taken.release).start()
+        return window
+
+    with (
+        ExitStack() as stack,
+        SharedRun(Path("r"), Member("run", 0, 2), plan, jobs) as share,
+    ):
+        voice = echo(sing)
+        outcomes = convert_files(Converter(voice), jobs, share=share, on_outcome=told.append)
+    assert [outcome.output for outcome in outcomes] == [job.output for job in jobs]
+    assert "another process has taken it over" in caplog.text
+    assert len(told) == (0 if ended else 8)
+    assert len(voice.windows) == (1 if ended else 9)
+    assert ("ended the run without this process" in caplog.text) == ended
+    assert len(contents_of_folder()) == 8
+    if ended:
+        assert leftovers() == []
+
+
+def contents_of_folder() -> list[str]:
+    return [path.name for path in Path("r").iterdir() if not path.name.startswith(".")]
+
+
+def test_what_the_others_have_not_made_is_told(jobs: list[Job]) -> None:
+    def sleepy(index: int, claim: Claim) -> Outcome | None:
+        sleep_long(share)
+        shutil.rmtree(share.folder)
+        jobs[3].output.touch()
+        return None
+
+    jobs[4] = dataclasses.replace(jobs[4], rename=lambda options: "unknown")
+    with SharedRun(Path("r"), Member("run", 0, 2), "p", jobs) as share:
+        outcomes = share.go_through(sleepy)
+    assert [number for number, outcome in enumerate(outcomes) if not outcome.error] == [3]
+    assert "have ended without it" in outcomes[0].error
+    assert "look into the folder" in outcomes[4].error
+    assert leftovers() == []
+
+
+def test_a_result_that_cannot_be_written_stops_no_other(
+    jobs: list[Job], echo: Any, sine: Sine
+) -> None:
+    for job in jobs:
+        write_audio(job.source.path, sine(220, 0.1, SR), SR)
+    jobs[0].output.mkdir(parents=True)
+    Path("r/sub").touch()
+    jobs[5] = dataclasses.replace(jobs[5], output=Path("r/sub/s5.flac"))
+    told: list[Outcome] = []
+    with SharedRun(Path("r"), Member("a"), "p", jobs) as share:
+        outcomes = convert_files(Converter(echo()), jobs, share=share, on_outcome=told.append)
+    assert [number for number, outcome in enumerate(outcomes) if outcome.error] == [0, 5]
+    assert exit_code(outcomes) == 1
+    assert sorted(outcomes, key=repr) == sorted(told, key=repr)
+    assert leftovers() == []
+
+
 def test_a_full_disk_leaves_the_rest_to_others(
     jobs: list[Job], echo: Any, sine: Sine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,7 +280,7 @@ def test_a_full_disk_leaves_the_rest_to_others(
 # ---------------------------------------------------------------- processes
 
 _WORKER = """
-import sys, time
+import sys, time, types
 from pathlib import Path
 import numpy as np
 from svc.conversion import Converter, InferOptions, convert_files, plan_jobs
@@ -199,7 +289,8 @@ from svc.conversion.sharding import Member, SharedRun
 
 class Slow:
     hop_length, usual_seconds, batch_frames, sampling_rate = 512, 3.0, 0, 8000
-    speakers, ranges, compat, where, device, f0_predictor = {"alice": 0}, {}, False, "cpu", "cpu", None
+    speakers, ranges, compat, where, device = {"alice": 0}, {}, False, "cpu", "cpu"
+    f0_predictor = types.SimpleNamespace(name="never asked")
     def check_options(self, options, singers): pass
     def give_back(self): pass
     def render_many(self, windows, speaker, options):

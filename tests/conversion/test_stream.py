@@ -9,7 +9,9 @@ import pytest
 
 from svc.audio.pitch import F0Track
 from svc.conversion import Converter, InferOptions
+from svc.conversion.mix_segments import MixSegment
 from svc.conversion.sources import ArraySource
+from svc.conversion.speaker_mix import SpeakerMix
 from svc.conversion.survey import survey_song
 from svc.errors import AudioError, ConfigError, CurveError
 
@@ -143,6 +145,11 @@ def test_what_is_wrong_is_told_before_the_first_part(echo: Any, song: Any) -> No
         converter.stream(source, 0, f0=F0Track(np.ones(20), np.ones(20)))
     with pytest.raises(AudioError, match="NaN"):
         converter.stream(ArraySource(np.full(9, np.nan, np.float32), SR), 0)
+    half = [MixSegment(0, 0.5, 1, 1)]
+    for names in (["alice", "bob"], ["alice"]):
+        mix = SpeakerMix.of(dict.fromkeys(names, half), echo.speakers, unit="seconds")
+        with pytest.raises(ConfigError, match=r"0\.50 s before the song"):
+            converter.stream(source, mix)
     with pytest.raises(ValueError, match="sr"):
         converter.stream(ArraySource(np.ones(9, np.float32), 0), 0)
     survey = survey_song(source, -40)

@@ -12,6 +12,7 @@ import torch
 from svc.checkpoint import save_checkpoint
 from svc.config import SPEECH_ENCODER_DIMS, encoder_dim, save_config
 from svc.conversion import Converter, InferOptions
+from svc.conversion.compute import Computing
 from svc.conversion.options import HearingChoice
 from svc.conversion.voice import Voice
 from svc.errors import SvcError
@@ -149,3 +150,15 @@ def test_the_gpu_sings_the_same(make_converter: Any, song: Any) -> None:
     converter.voice.synthesizer.to("cuda")
     result = converter.convert(wav, SR, 0)
     assert np.corrcoef(result, expected)[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_nan_is_blamed_on_the_precision_first(make_converter: Any, precision: str) -> None:
+    voice = replace(make_converter().voice, computing=Computing(precision=precision))
+    with torch.no_grad():
+        voice.synthesizer.dec.conv_post.weight_g.fill_(torch.nan)
+    with pytest.raises(SvcError, match="the model produced NaN") as caught:
+        voice.render(np.zeros(4096, np.float32), 0, InferOptions())
+    advice = f"in {precision}: try --precision fp32 first; "
+    assert (advice in str(caught.value)) == (precision != "fp32")
+    assert "its checkpoint is damaged or its training diverged" in str(caught.value)

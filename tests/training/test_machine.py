@@ -45,6 +45,7 @@ def test_bfloat16_is_chosen_where_there_are_units_for_it(
     monkeypatch.delattr(torch.cpu, "get_capabilities")  # an older torch
     assert best_precision(CPU) == "fp32"
     assert best_precision(torch.device("mps")) == "fp32"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     for supported, expected in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda s=supported, **_: s)
         assert best_precision(CUDA) == expected

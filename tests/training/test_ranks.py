@@ -25,8 +25,9 @@ from svc.cli.main import main
 from svc.cli.progress import progress_bar
 from svc.dataset.features import FeatureCache
 from svc.errors import ConfigError, DeviceError, SvcError
+from svc.training import launching
 from svc.training.buckets import flatten_gradients, into_buckets, spread_gradients
-from svc.training.launching import count_of, exit_code, is_follower, launch, place
+from svc.training.launching import count_of, exit_code, is_follower, launch, place, run_name
 from svc.training.ranks import Ranks, shares_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -293,6 +294,18 @@ def test_a_launched_process_launches_none(monkeypatch: pytest.MonkeyPatch) -> No
     assert launch("all", None, []) is None
     with pytest.raises(ConfigError, match="started 2 processes here"):
         launch("3", None, [])
+
+
+def test_the_same_command_has_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By which it finds again what it has begun; the port is another one each time."""
+    name = run_name(["infer", "-n", "a"])
+    assert run_name(("infer", "-n", "a")) == name != run_name(["infer", "-n", "b"])
+    told = [launching._variables(1, 2, port, name) for port in (1, 2)]
+    assert [one["TORCHELASTIC_RUN_ID"] for one in told] == [name, name]
+    monkeypatch.chdir(tmp_path)
+    assert run_name(["infer", "-n", "a"]) != name
 
 
 def test_what_a_run_ends_with() -> None:
