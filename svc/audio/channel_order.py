@@ -44,7 +44,8 @@ def order_when_reading(
     if codec == "OPUS" and container == "OGG":
         stream.seek(0)
         head = stream.read(_FAMILY_AT + 1)
-        if head[_FIRST_PACKET_AT:][:8] == b"OpusHead" and head[_FAMILY_AT] not in _SPEAKERS:
+        is_opus = len(head) > _FAMILY_AT and head[_FIRST_PACKET_AT:][:8] == b"OpusHead"
+        if is_opus and head[_FAMILY_AT] not in _SPEAKERS:
             return None
     return _order(container, codec, channels)
 

@@ -95,6 +95,8 @@ def length_edit(stream: BinaryIO, n_bytes: int) -> Edit | None:
             return None
     frame = _read_at(stream, start, first.size)
     found = _count(stream, start, n_bytes, first.kind)
+    if found <= 1:  # less than it takes to tell an MP3
+        return None
     name, flags, said = _unpack(">4sII", frame, first.tag_at)
     if name in (b"Xing", b"Info"):
         found -= 1  # this one holds no sound

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from svc.audio import claims, flac_length, mpeg
+from svc.audio import flac_length, mpeg, shortfall
 from svc.audio.channel_order import order_when_reading
 from svc.audio.ffmpeg import Decoder, Probe, find_program, probe
 from svc.audio.formats import SNDFILE_SUFFIXES
@@ -149,8 +149,8 @@ class AudioReader:
         n_bytes = stream.seek(0, io.SEEK_END)
         if n_bytes == 0:
             raise AudioError(f"{path} is empty (0 bytes); copy or export it again")
-        missing = claims.shortfall(stream, n_bytes)
-        finders = (mpeg.length_edit, flac_length.length_edit, claims.length_edit)
+        missing = shortfall.shortfall(stream, n_bytes)
+        finders = (mpeg.length_edit, flac_length.length_edit, shortfall.length_edit)
         edit = next((edit for find in finders if (edit := find(stream, n_bytes))), None)
         try:
             sound = stack.enter_context(soundfile.SoundFile(FileView(stream, edit)))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from svc.audio.claims import shortfall
 from svc.audio.io import audio_info, read_audio
+from svc.audio.shortfall import shortfall
 from svc.errors import AudioError
 
 SR = 48000

@@ -150,6 +150,8 @@ def test_chance_makes_no_mp3(rng: np.random.Generator) -> None:
     noise = rng.integers(0, 256, 100_000, dtype=np.uint8).tobytes()
     for content in (b"", b"ID3", b"\xff\xfb", noise, b"ID3\x04\0\0\0\0\0\x05" + noise, id3(900)):
         assert mpeg.length_edit(io.BytesIO(content), len(content)) is None
+    cut_in_its_first_frame = mp3(np.zeros(SR, dtype=np.float32))[:100]
+    assert mpeg.length_edit(io.BytesIO(cut_in_its_first_frame), 100) is None
     flac = io.BytesIO()
     soundfile.write(flac, np.frombuffer(noise, "<i2"), SR, format="FLAC")
     tagged = id3(900) + flac.getvalue()
