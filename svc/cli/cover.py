@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from svc.cli import infer, infer_flags
 from svc.cli.infer_report import InferReport
+from svc.cli.infer_sharing import ended_by_signal
 from svc.cli.options import add_argument
 from svc.cli.progress import progress_bar
 from svc.cli.report import printable
@@ -119,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
     choice = infer._hearing(args, voice)
     report = InferReport()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(ended_by_signal())
         if separator is not None:
             check_writable(options.output.parent)
             entries = _separated(separator, args.song, stack)

@@ -168,7 +168,8 @@ def plan_layout(stems: Sequence[Stem], options: CoverOptions) -> Layout:
     _spare_the_stems(stems, options)
     rate = options.results.rate
     if not isinstance(rate, int):
-        rate = output_format(options.output).natural_rate(max(kept_rates or rates))
+        form = output_format(options.output)
+        rate = form.natural_rate(max(kept_rates or rates), options.results.bit_depth)
     AudioWriter(options.output, rate, n_channels, bit_depth=options.results.bit_depth).check()
     return Layout(rate, n_channels)
 
