@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import secrets
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,15 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_cache(caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every test an empty cache: what one has heard must not help another."""
     monkeypatch.setenv("SVC_CACHE_DIR", str(caches / secrets.token_hex(8)))
+
+
+@pytest.fixture(autouse=True)
+def own_log_level() -> Iterator[None]:
+    """Undo what a command has set: the quietest of them would keep later tests from hearing warnings."""
+    log = logging.getLogger("svc")
+    level = log.level
+    yield
+    log.setLevel(level)
 
 
 @pytest.fixture
