@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from svc.conversion.assembly import Assembler
 from svc.conversion.batches import BatchSize
 from svc.conversion.chunks import FloatArray
 from svc.conversion.compute import ComputeChoice
-from svc.conversion.converter import Converter
+from svc.conversion.converter import KEPT_KERNELS, Converter
 from svc.conversion.file_source import FileSource, SongFacts
 from svc.conversion.options import HearingChoice, InferOptions
 from svc.conversion.result_stream import write_result
@@ -67,6 +68,8 @@ class OurSinger:
 
 def our_singer(folder: Path, row: Row, order: dict[str, Any]) -> OurSinger:
     """Load the voice of `write_voice` as `svc infer` does; arguments as of `infer_nets.plain_singer`."""
+    # What `Converter.from_files` does: else kernels of every length pile up over an hour of song.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KEPT_KERNELS))
     stages = Stages(order["clock"])
 
     def encoder(name: str, *, precision: str, **_: object) -> object:
