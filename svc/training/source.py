@@ -1,10 +1,10 @@
 """The harmonic source in training: how it begins, and the warning when a net has stopped listening to it.
 
-A net that starts from random values hears its sines at a twentieth of full scale. Loud frames it soon makes
-without them, as a hum at the frame rate with the right spectrum; in quiet frames the sines disturb, so the
-log-mel loss lowers their weights step by step, to nothing in some hundreds of steps of a small net. Nothing
-brings them back: what would has no gradient without them. Such a voice never learns to follow a melody. A
-source that begins loud is used before that happens.
+In a net that starts from random values the sines are faint, and small nets have been seen to lower their weights
+step by step to nothing, in some hundreds of steps. It is probably that loud frames are soon made without them, as a
+hum at the frame rate with the right spectrum, and that they disturb in quiet frames. Nothing brings them back: what
+would has next to no gradient without them. Such a voice never learns to follow a melody. A source that begins loud is
+used before that happens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from svc.training.journal import Journal
 from svc.training.scores import Score
 from svc.vocoder.source import HarmonicSource
 
-_SILENT = 0.02  # weights of the harmonics; they begin between 0.06 and 0.33, or louder
+_SILENT = 0.02  # the loudest harmonic's weight; random ones begin at up to 1/3
 _DEAF = 0.3  # correlation of the sung pitch with the wanted one
 
 

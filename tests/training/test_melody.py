@@ -13,6 +13,7 @@ from svc.cli.main import main
 STEPS = 120
 
 
+@pytest.mark.slow
 def test_a_voice_learnt_from_real_singing_follows_the_melody(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
